@@ -1,0 +1,1 @@
+"""Calibration: numbers only. Ranges, histograms, scales, images; never a graph."""

@@ -1,0 +1,1 @@
+"""Generators of exact integer kernels, built with TVM's IRBuilder."""

@@ -1,0 +1,1 @@
+"""Networks that the project trained itself, and the recipe that made them."""
