@@ -1,0 +1,277 @@
+"""The integer network: what the accelerator computes, as frozen values.
+
+`quantize` makes one from the float graph, `qdq` writes it to and reads it from ONNX, `reference`
+evaluates it in NumPy (the golden model) and `lower` turns it into kernels. It has no image size:
+sizes follow from the input by `sizes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+
+from calib.qparams import F32, I8, I32, INT8_MAX, INT8_MIN, QParams
+from compiler.errors import AccumulatorOverflowError, SizeError
+
+Size = tuple[int, int]  # height, width
+Kind = Literal["int8", "float32", "uint8"]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Type of one value: channels, element kind, and scale and zero point where it is int8.
+
+    Layouts seen from outside: float32 is [1, C, H, W], uint8 is [1, H, W, C] (frames as cameras and
+    codecs have them); int8 lives inside the network only, [1, C, H, W] in the golden model.
+    """
+
+    channels: int
+    kind: Kind
+    qparams: QParams | None = None
+
+    @property
+    def q(self) -> QParams:
+        """Scale and zero point of an int8 tensor."""
+        assert self.qparams is not None, "only int8 tensors have a scale"
+        return self.qparams
+
+
+@dataclass(frozen=True, eq=False)
+class Activation:
+    """Epilogue step v = v if v >= 0 else v * alpha[c]: Relu (alpha 0), LeakyReLU, PReLU."""
+
+    alpha: F32  # [1] or [channels]
+
+
+@dataclass(frozen=True)
+class Residual:
+    """Epilogue step v = fma(float32(q_r - z_r), R, v), R = s_r / s_y."""
+
+    tensor: str
+
+
+Step = Activation | Residual
+
+
+@dataclass(frozen=True, eq=False)
+class Conv:
+    """acc = sum((q_x - z_x) * q_w) + b in int32, then v = float32(acc) * M[c], the steps, the output.
+
+    The output's `Tensor` decides the end: int8 requantizes with M = s_x * s_w / s_y, float32 stores
+    v with s_y = 1, uint8 stores clamp(rne(v)) with 255 in place of 1 / s_y.
+    """
+
+    name: str
+    input: str
+    output: str
+    weight: I8  # [O, I / groups, kh, kw] in [-127, 127]
+    weight_scale: F32  # [O]
+    bias: I32  # [O]
+    strides: Size = (1, 1)
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0)  # top, left, bottom, right
+    dilations: Size = (1, 1)
+    groups: int = 1
+    steps: tuple[Step, ...] = ()
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The data input, then the residuals in the order of the steps."""
+        return (self.input, *(s.tensor for s in self.steps if isinstance(s, Residual)))
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizeInput:
+    """The graph input to int8: Quantize for float32; for uint8 `table[c, u]` (int8 [C, 256])."""
+
+    name: str
+    input: str
+    output: str
+    table: I8 | None = None
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The graph input."""
+        return (self.input,)
+
+
+@dataclass(frozen=True)
+class DepthToSpace:
+    """PixelShuffle: [C * b * b, H, W] -> [C, H * b, W * b]; ONNX modes CRD and DCR."""
+
+    name: str
+    input: str
+    output: str
+    block: int
+    mode: Literal["CRD", "DCR"] = "CRD"
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The one input."""
+        return (self.input,)
+
+
+@dataclass(frozen=True)
+class Concat:
+    """Joins channels of tensors that share one scale."""
+
+    name: str
+    inputs: tuple[str, ...]
+    output: str
+
+
+@dataclass(frozen=True)
+class MaxPool:
+    """Maximum over a window; padding never wins."""
+
+    name: str
+    input: str
+    output: str
+    kernel: Size
+    strides: Size = (1, 1)
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The one input."""
+        return (self.input,)
+
+
+@dataclass(frozen=True)
+class ResizeNearest:
+    """Nearest upscale by whole factors: out[y, x] = in[y // fy, x // fx]."""
+
+    name: str
+    input: str
+    output: str
+    factors: Size
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The one input."""
+        return (self.input,)
+
+
+Op = QuantizeInput | Conv | DepthToSpace | Concat | MaxPool | ResizeNearest
+
+
+@dataclass(frozen=True)
+class Network:
+    """Operators in topological order; the first is the `QuantizeInput`; one input, one output."""
+
+    name: str
+    ops: tuple[Op, ...]
+    tensors: Mapping[str, Tensor] = field(hash=False)
+    input: str
+    output: str
+
+    @property
+    def input_tensor(self) -> Tensor:
+        """Type of the graph input (float32 or uint8)."""
+        return self.tensors[self.input]
+
+    @property
+    def output_tensor(self) -> Tensor:
+        """Type of the graph output (float32 or uint8)."""
+        return self.tensors[self.output]
+
+    @property
+    def convs(self) -> tuple[Conv, ...]:
+        """The convolutions, in topological order."""
+        return tuple(op for op in self.ops if isinstance(op, Conv))
+
+
+def _window(size: Size, kernel: Size, strides: Size, pads: tuple[int, ...], dil: Size) -> Size:
+    height, width = (
+        (size[i] + pads[i] + pads[i + 2] - dil[i] * (kernel[i] - 1) - 1) // strides[i] + 1
+        for i in (0, 1)
+    )
+    return height, width
+
+
+def output_size(op: Op, size: Size) -> Size:
+    """Height and width of `op`'s output for an input of `size` (all inputs have the same)."""
+    match op:
+        case Conv():
+            kernel = (op.weight.shape[2], op.weight.shape[3])
+            return _window(size, kernel, op.strides, op.pads, op.dilations)
+        case MaxPool():
+            return _window(size, op.kernel, op.strides, op.pads, (1, 1))
+        case DepthToSpace():
+            return size[0] * op.block, size[1] * op.block
+        case ResizeNearest():
+            return size[0] * op.factors[0], size[1] * op.factors[1]
+        case QuantizeInput() | Concat():
+            return size
+
+
+def sizes(net: Network, input_size: Size) -> dict[str, Size]:
+    """Height and width of every tensor of `net` for one input size.
+
+    Raises:
+        SizeError: an output would be empty, or the operands of a residual or concat differ.
+    """
+    known: dict[str, Size] = {net.input: input_size}
+    for op in net.ops:
+        out = output_size(op, known[op.inputs[0]])
+        others = op.inputs[1:]
+        expected = known[op.inputs[0]] if isinstance(op, Concat) else out
+        if min(out) < 1 or any(known[name] != expected for name in others):
+            h, w = input_size
+            raise SizeError(
+                f"an input of {h}x{w} does not fit this network: {op.name} would be "
+                f"{out[0]}x{out[1]}"
+                + "".join(f", {name} is {known[name][0]}x{known[name][1]}" for name in others),
+                where=f"node {op.name}",
+                fix="choose a larger image, or one whose sides are multiples of the strides",
+            )
+        known[op.output] = out
+    return known
+
+
+def accumulator_bounds(conv: Conv, x: QParams) -> np.ndarray:
+    """Largest |acc| that any int8 input can give, per output channel: int64 [O]."""
+    peak = max(x.zero_point - INT8_MIN, INT8_MAX - x.zero_point)
+    mass = np.abs(conv.weight.astype(np.int64)).reshape(len(conv.weight), -1).sum(axis=1)
+    return peak * mass + np.abs(conv.bias.astype(np.int64))
+
+
+def prove_int32(net: Network) -> None:
+    """Proves from the weights that every accumulator of `net` fits int32.
+
+    Raises:
+        AccumulatorOverflowError: names the first layer and channel for which the proof fails.
+    """
+    for conv in net.convs:
+        bounds = accumulator_bounds(conv, net.tensors[conv.input].q)
+        channel = int(bounds.argmax())
+        if bounds[channel] >= 2**31:
+            raise AccumulatorOverflowError(
+                f"the accumulator of output channel {channel} may reach {bounds[channel]}, "
+                "beyond int32",
+                where=f"node {conv.name}",
+                fix="split the layer's input channels, or check the bias against the weight scale",
+            )
+
+
+def with_io(net: Network, input_kind: Kind, output_kind: Kind, table: I8 | None) -> Network:
+    """The same network with other element kinds at its ends.
+
+    Args:
+        input_kind: float32 ([1, C, H, W], quantized by division) or uint8 ([1, H, W, C], quantized
+            through `table`).
+        output_kind: float32 or uint8.
+        table: int8 [C, 256], Quantize(process_ops(u)) of each byte; needed for a uint8 input only.
+    """
+    tensors = dict(net.tensors)
+    for name, tensor in net.tensors.items():
+        if tensor.kind != "int8":
+            kind = input_kind if name == net.input else output_kind
+            tensors[name] = Tensor(tensor.channels, kind)
+    lookup = table if input_kind == "uint8" else None
+    ops = tuple(
+        replace(op, table=lookup) if isinstance(op, QuantizeInput) else op for op in net.ops
+    )
+    return replace(net, ops=ops, tensors=tensors)
