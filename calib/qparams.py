@@ -1,4 +1,4 @@
-"""The one home of scales, zero points and rounding: binary32 arithmetic, each operation rounded once.
+"""The one home of scales, zero points and rounding; binary32, each operation rounded once.
 
 Notation: a real value x is represented by the integer q with x = s * (q - z). `rne` rounds half to
 even. Constants (multipliers) are computed in binary64 from binary32 scales, left to right, and
@@ -62,7 +62,7 @@ def asymmetric(lo: float, hi: float) -> QParams:
     return QParams(float(scale), zero_point)
 
 
-def round_clamp(v: F32, zero_point: int, lo: int, hi: int) -> NDArray[np.int32]:
+def round_clamp(v: F32, zero_point: int, lo: int, hi: int) -> I32:
     """clamp(rne(v) + z, lo, hi), clamped in float before the conversion; NaN gives z.
 
     Args:
@@ -72,7 +72,8 @@ def round_clamp(v: F32, zero_point: int, lo: int, hi: int) -> NDArray[np.int32]:
     """
     finite = np.where(np.isnan(v), np.float32(0), v)
     clamped = np.clip(finite, np.float32(lo - zero_point), np.float32(hi - zero_point))
-    return np.rint(clamped).astype(np.int32) + np.int32(zero_point)
+    rounded: I32 = np.rint(clamped).astype(np.int32)
+    return rounded + np.int32(zero_point)
 
 
 def quantize(x: F32, q: QParams) -> I8:
@@ -104,24 +105,27 @@ def weight_scales(weight: NDArray[np.floating], *, per_channel: bool, power2: bo
     if power2:
         mantissa, exponent = np.frexp(scale)  # s = mantissa * 2^exponent, mantissa in [1/2, 1)
         scale = np.ldexp(np.float32(1), exponent - (mantissa == 0.5)).astype(np.float32)
-    return scale
+    result: F32 = scale.astype(np.float32)
+    return result
 
 
 def quantize_weights(weight: NDArray[np.floating], scales: F32) -> I8:
     """clamp(rne(w / s[c]), -127, 127) in binary32, to int8 of weight's shape [O, ...]."""
     column = scales.reshape(-1, *[1] * (weight.ndim - 1))
     v = weight.astype(np.float32) / column
-    return np.clip(np.rint(v), -WEIGHT_MAX, WEIGHT_MAX).astype(np.int8)
+    q_w: I8 = np.clip(np.rint(v), -WEIGHT_MAX, WEIGHT_MAX).astype(np.int8)
+    return q_w
 
 
 def quantize_bias(bias: NDArray[np.floating], s_x: float, s_w: F32) -> NDArray[np.int64]:
     """rne(bias / (s_x * s_w[c])) in binary64, as int64 (the compiler proves that it fits int32)."""
     step = np.float64(np.float32(s_x)) * s_w.astype(np.float64)
-    return np.rint(bias.astype(np.float64) / step).astype(np.int64)
+    rounded: NDArray[np.int64] = np.rint(bias.astype(np.float64) / step).astype(np.int64)
+    return rounded
 
 
 def requantize_multiplier(s_x: float, s_w: F32, s_y: float = 1.0) -> F32:
-    """M[c] = s_x * s_w[c] / s_y; with s_y = 1 the multiplier m of a float32 output. binary32 [O]."""
+    """M[c] = s_x * s_w[c] / s_y; with s_y = 1 the multiplier m of a float32 output."""
     product = np.float64(np.float32(s_x)) * s_w.astype(np.float64)
     return (product / np.float64(np.float32(s_y))).astype(np.float32)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from calib.qparams import F32, I8, I32, INT8_MAX, INT8_MIN, QParams
 from compiler.errors import AccumulatorOverflowError, SizeError
@@ -58,7 +59,7 @@ Step = Activation | Residual
 
 @dataclass(frozen=True, eq=False)
 class Conv:
-    """acc = sum((q_x - z_x) * q_w) + b in int32, then v = float32(acc) * M[c], the steps, the output.
+    """acc = sum((q_x - z_x) * q_w) + b in int32, v = float32(acc) * M[c], steps, then the output.
 
     The output's `Tensor` decides the end: int8 requantizes with M = s_x * s_w / s_y, float32 stores
     v with s_y = 1, uint8 stores clamp(rne(v)) with 255 in place of 1 / s_y.
@@ -231,11 +232,12 @@ def sizes(net: Network, input_size: Size) -> dict[str, Size]:
     return known
 
 
-def accumulator_bounds(conv: Conv, x: QParams) -> np.ndarray:
+def accumulator_bounds(conv: Conv, x: QParams) -> NDArray[np.int64]:
     """Largest |acc| that any int8 input can give, per output channel: int64 [O]."""
     peak = max(x.zero_point - INT8_MIN, INT8_MAX - x.zero_point)
     mass = np.abs(conv.weight.astype(np.int64)).reshape(len(conv.weight), -1).sum(axis=1)
-    return peak * mass + np.abs(conv.bias.astype(np.int64))
+    bounds: NDArray[np.int64] = peak * mass + np.abs(conv.bias.astype(np.int64))
+    return bounds
 
 
 def prove_int32(net: Network) -> None:

@@ -196,7 +196,8 @@ def _max_pool(op: MaxPool, net: Network, values: Values) -> Array:
         for i in range(kh)
         for j in range(kw)
     ]
-    return np.max(windows, axis=0)
+    best: Array = np.max(windows, axis=0)
+    return best
 
 
 def _resize_nearest(op: ResizeNearest, net: Network, values: Values) -> Array:
