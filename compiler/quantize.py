@@ -1,0 +1,92 @@
+"""Quantization: the float network and the calibrated ranges to the integer network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from calib import qparams
+from calib.qparams import F32, I8, I32, QParams
+from calib.table import CalibrationTable
+from compiler.errors import AccumulatorOverflowError
+from compiler.floatnet import FloatConv, FloatNetwork
+from compiler.network import Conv, Network, Op, QuantizeInput, Tensor, prove_int32
+
+
+@dataclass(frozen=True, eq=False)
+class RoundedWeights:
+    """Integer weights of one convolution and their scales: weight = scale[c] * q_w."""
+
+    weight: I8  # [O, I / groups, kh, kw]
+    scale: F32  # [O]
+
+
+def round_to_nearest(conv: FloatConv, *, per_channel: bool, power2: bool) -> RoundedWeights:
+    """Symmetric weights, each rounded to its nearest step."""
+    scale = qparams.weight_scales(conv.weight, per_channel=per_channel, power2=power2)
+    return RoundedWeights(qparams.quantize_weights(conv.weight, scale), scale)
+
+
+def quantize(
+    net: FloatNetwork, table: CalibrationTable, weights: Mapping[str, RoundedWeights]
+) -> Network:
+    """The integer network of section 4: float32 in, float32 out.
+
+    Args:
+        table: scale and zero point of every rounding point; tensors that one Concat joins must
+            have been given one scale (`calibrate.share_scales`).
+        weights: integer weights by convolution name.
+    Raises:
+        AccumulatorOverflowError: an accumulator or bias could leave int32.
+    """
+    tensors = _tensors(net, {name: table[name].qparams for name in net.rounding_points})
+    ops: list[Op] = []
+    for op in net.ops:
+        if isinstance(op, FloatConv):
+            ops.append(_integer_conv(op, tensors[op.input].q, weights[op.name]))
+        else:
+            ops.append(op)
+    result = Network(net.name, tuple(ops), tensors, net.input, net.output)
+    prove_int32(result)
+    return result
+
+
+def _tensors(net: FloatNetwork, points: Mapping[str, QParams]) -> dict[str, Tensor]:
+    """Types of all tensors: rounding points have scales, data movement passes them on."""
+    tensors = {net.input: Tensor(net.channels[net.input], "float32")}
+    for op in net.ops:
+        channels = net.channels[op.output]
+        if op.output in net.float_tensors:
+            tensors[op.output] = Tensor(channels, "float32")
+        elif isinstance(op, FloatConv | QuantizeInput):
+            tensors[op.output] = Tensor(channels, "int8", points[op.output])
+        else:
+            tensors[op.output] = Tensor(channels, "int8", tensors[op.inputs[0]].q)
+    return tensors
+
+
+def _integer_conv(op: FloatConv, x: QParams, rounded: RoundedWeights) -> Conv:
+    bias = qparams.quantize_bias(op.bias, x.scale, rounded.scale)
+    if np.abs(bias).max(initial=0) > qparams.INT32_MAX:
+        channel = int(np.abs(bias).argmax())
+        raise AccumulatorOverflowError(
+            f"the bias of output channel {channel} is {bias[channel]} steps, beyond int32",
+            where=f"node {op.name}",
+            fix="the channel's weights are almost zero beside its bias: prune it, or rescale it",
+        )
+    int_bias: I32 = bias.astype(np.int32)
+    return Conv(
+        name=op.name,
+        input=op.input,
+        output=op.output,
+        weight=rounded.weight,
+        weight_scale=rounded.scale,
+        bias=int_bias,
+        strides=op.strides,
+        pads=op.pads,
+        dilations=op.dilations,
+        groups=op.groups,
+        steps=op.steps,
+    )
