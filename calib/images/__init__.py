@@ -1,0 +1,41 @@
+"""Images: reading and writing files, and the pre-processing that a spec lists.
+
+`files` turns bytes into uint8 RGB arrays and back; `process_ops` turns such an array into the
+float32 CHW tensor that a network takes. One implementation serves calibration, verification and
+running.
+"""
+
+from calib.images.files import digest, list_images, read_image, write_image
+from calib.images.process_ops import (
+    CenterCrop,
+    ChannelSplit,
+    CvtColor,
+    DecodeImage,
+    Normalize,
+    Pad,
+    ProcessOp,
+    Resize,
+    ToTensor,
+    apply_ops,
+    pointwise_table,
+    warnings,
+)
+
+__all__ = [
+    "CenterCrop",
+    "ChannelSplit",
+    "CvtColor",
+    "DecodeImage",
+    "Normalize",
+    "Pad",
+    "ProcessOp",
+    "Resize",
+    "ToTensor",
+    "apply_ops",
+    "digest",
+    "list_images",
+    "pointwise_table",
+    "read_image",
+    "warnings",
+    "write_image",
+]
