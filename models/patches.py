@@ -1,0 +1,107 @@
+"""Aligned low- and high-resolution patches, a pure function of (seed, step)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from calib.bicubic import crop_to_multiple, downscale, imresize
+from calib.errors import DataError
+from models.synthetic import draw
+
+# Never trained on: they choose between recipes, and stay unseen for whoever measures later.
+HELD_OUT = ("canyon-wren", "piazza-gae-aulenti", "roman-colosseum", "tea-gardens")
+
+_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A ground truth uint8 [rH, rW, 3] in RGB, and what bicubic leaves of it, uint8 [H, W, 3]."""
+
+    lr: NDArray[np.uint8]
+    hr: NDArray[np.uint8]
+
+
+def photographs(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Photographs of a folder in name order: those to train on, and those of `HELD_OUT`.
+
+    Raises:
+        DataError: the folder has no photograph to train on.
+    """
+    paths = sorted(p for p in folder.glob("*") if p.suffix.lower() in _SUFFIXES)
+    training = [p for p in paths if p.stem not in HELD_OUT]
+    if not training:
+        raise DataError(
+            "no photographs (.jpg, .png) to train on",
+            where=str(folder),
+            fix="name a folder of large photographs with --data",
+        )
+    return training, [p for p in paths if p.stem in HELD_OUT]
+
+
+def shrunk_pairs(path: Path, rate: int, factors: Iterable[float]) -> list[Pair]:
+    """One pair for each factor by which the photograph is shrunk first, to bury its JPEG artefacts.
+
+    Raises:
+        DataError: the file is no image.
+    """
+    photograph = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+    if photograph is None:
+        raise DataError("not a readable image", where=str(path), fix="remove or replace the file")
+    height, width = photograph.shape[:2]
+    return [
+        pair(imresize(photograph, round(height / factor), round(width / factor)), rate)
+        for factor in factors
+    ]
+
+
+def drawn_pairs(seed: int, count: int, rate: int, side: int = 480) -> list[Pair]:
+    """`count` synthetic pairs with a square ground truth of about `side` pixels."""
+    return [pair(draw(np.random.default_rng([seed, i]), side, side), rate) for i in range(count)]
+
+
+def pair(image: NDArray[np.uint8], rate: int) -> Pair:
+    """Pairs an image with its MATLAB-style bicubic reduction; sides cut to a multiple of 2*rate."""
+    hr = np.ascontiguousarray(crop_to_multiple(image, 2 * rate))
+    return Pair(downscale(hr, rate), hr)
+
+
+def batch(
+    pairs: Sequence[Pair], share: NDArray[np.float64], seed: int, step: int, count: int, size: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Draws the patches of one training step.
+
+    Args:
+        pairs: the images.
+        share: probability of each pair, sum 1.
+        seed: of the run.
+        step: the patches are a function of (seed, step), so a resumed run needs no generator state.
+        count: N, the number of patches.
+        size: side of an LR patch.
+
+    Returns:
+        LR uint8 [N, size, size, 3] and HR uint8 [N, r*size, r*size, 3], flipped and turned alike.
+    """
+    rng = np.random.default_rng([seed, step])
+    patches = [_patch(rng, pairs[i], size) for i in rng.choice(len(pairs), count, p=share)]
+    return np.stack([p.lr for p in patches]), np.stack([p.hr for p in patches])
+
+
+def _patch(rng: np.random.Generator, source: Pair, size: int) -> Pair:
+    rate = source.hr.shape[0] // source.lr.shape[0]
+    top, left = (int(rng.integers(side - size + 1)) for side in source.lr.shape[:2])
+    lr = source.lr[top : top + size, left : left + size]
+    hr = source.hr[rate * top : rate * (top + size), rate * left : rate * (left + size)]
+    turns, mirrored = int(rng.integers(4)), bool(rng.integers(2))
+    return Pair(_turn(lr, turns, mirrored), _turn(hr, turns, mirrored))
+
+
+def _turn(image: NDArray[np.uint8], turns: int, mirrored: bool) -> NDArray[np.uint8]:
+    image = np.rot90(image, turns)
+    return image[:, ::-1] if mirrored else image
