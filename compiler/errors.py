@@ -42,10 +42,6 @@ class ShapeError(ModelError):
     """The input shape in the spec does not fit the network."""
 
 
-class SimplifyError(ModelError):
-    """The simplified graph does not compute what the original computes."""
-
-
 class SizeError(WorkbenchError):
     """An image size that the network cannot process."""
 

@@ -10,40 +10,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from calib.qparams import F32
-from compiler.network import (
-    Concat,
-    DepthToSpace,
-    MaxPool,
-    QuantizeInput,
-    Residual,
-    ResizeNearest,
-    Size,
-    Step,
-)
+from compiler.network import ConvChain, Move, QuantizeInput
 
 
-@dataclass(frozen=True, eq=False)
-class FloatConv:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FloatConv(ConvChain):
     """A convolution with its fused epilogue: y = steps(conv(x, weight) + bias)."""
 
-    name: str
-    input: str
-    output: str
     weight: F32  # [O, I / groups, kh, kw]
     bias: F32  # [O], zeros where the node has none
-    strides: Size = (1, 1)
-    pads: tuple[int, int, int, int] = (0, 0, 0, 0)
-    dilations: Size = (1, 1)
-    groups: int = 1
-    steps: tuple[Step, ...] = ()
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """The data input, then the residuals in the order of the steps."""
-        return (self.input, *(s.tensor for s in self.steps if isinstance(s, Residual)))
 
 
-FloatOp = QuantizeInput | FloatConv | DepthToSpace | Concat | MaxPool | ResizeNearest
+FloatOp = QuantizeInput | FloatConv | Move
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ sizes follow from the input by `sizes`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,20 +57,14 @@ class Residual:
 Step = Activation | Residual
 
 
-@dataclass(frozen=True, eq=False)
-class Conv:
-    """acc = sum((q_x - z_x) * q_w) + b in int32, v = float32(acc) * M[c], steps, then the output.
-
-    The output's `Tensor` decides the end: int8 requantizes with M = s_x * s_w / s_y, float32 stores
-    v with s_y = 1, uint8 stores clamp(rne(v)) with 255 in place of 1 / s_y.
-    """
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ConvChain:
+    """Geometry of a convolution and its fused epilogue, whatever its weights are made of."""
 
     name: str
     input: str
     output: str
-    weight: I8  # [O, I / groups, kh, kw] in [-127, 127]
-    weight_scale: F32  # [O]
-    bias: I32  # [O]
+    weight: NDArray[Any]  # [O, I / groups, kh, kw]
     strides: Size = (1, 1)
     pads: tuple[int, int, int, int] = (0, 0, 0, 0)  # top, left, bottom, right
     dilations: Size = (1, 1)
@@ -78,9 +72,27 @@ class Conv:
     steps: tuple[Step, ...] = ()
 
     @property
+    def kernel(self) -> Size:
+        """Height and width of the window."""
+        return self.weight.shape[2], self.weight.shape[3]
+
+    @property
     def inputs(self) -> tuple[str, ...]:
         """The data input, then the residuals in the order of the steps."""
         return (self.input, *(s.tensor for s in self.steps if isinstance(s, Residual)))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Conv(ConvChain):
+    """acc = sum((q_x - z_x) * q_w) + b in int32, v = float32(acc) * M[c], steps, then the output.
+
+    The output's `Tensor` decides the end: int8 requantizes with M = s_x * s_w / s_y, float32 stores
+    v with s_y = 1, uint8 stores clamp(rne(v)) with 255 in place of 1 / s_y.
+    """
+
+    weight: I8  # [O, I / groups, kh, kw] in [-127, 127]
+    weight_scale: F32  # [O]
+    bias: I32  # [O]
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,7 +167,18 @@ class ResizeNearest:
         return (self.input,)
 
 
-Op = QuantizeInput | Conv | DepthToSpace | Concat | MaxPool | ResizeNearest
+Move = DepthToSpace | Concat | MaxPool | ResizeNearest
+Op = QuantizeInput | Conv | Move
+AnyOp = QuantizeInput | ConvChain | Move
+
+
+class Layered(Protocol):
+    """A network, integer or float: operators in topological order from one input."""
+
+    @property
+    def ops(self) -> Sequence[AnyOp]: ...  # noqa: D102
+    @property
+    def input(self) -> str: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -192,12 +215,11 @@ def _window(size: Size, kernel: Size, strides: Size, pads: tuple[int, ...], dil:
     return height, width
 
 
-def output_size(op: Op, size: Size) -> Size:
+def output_size(op: AnyOp, size: Size) -> Size:
     """Height and width of `op`'s output for an input of `size` (all inputs have the same)."""
     match op:
-        case Conv():
-            kernel = (op.weight.shape[2], op.weight.shape[3])
-            return _window(size, kernel, op.strides, op.pads, op.dilations)
+        case ConvChain():
+            return _window(size, op.kernel, op.strides, op.pads, op.dilations)
         case MaxPool():
             return _window(size, op.kernel, op.strides, op.pads, (1, 1))
         case DepthToSpace():
@@ -208,7 +230,7 @@ def output_size(op: Op, size: Size) -> Size:
             return size
 
 
-def sizes(net: Network, input_size: Size) -> dict[str, Size]:
+def sizes(net: Layered, input_size: Size) -> dict[str, Size]:
     """Height and width of every tensor of `net` for one input size.
 
     Raises:

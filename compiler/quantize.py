@@ -41,7 +41,7 @@ def quantize(
     Raises:
         AccumulatorOverflowError: an accumulator or bias could leave int32.
     """
-    tensors = _tensors(net, {name: table[name].qparams for name in net.rounding_points})
+    tensors = tensor_types(net, {name: table[name].qparams for name in net.rounding_points})
     ops: list[Op] = []
     for op in net.ops:
         if isinstance(op, FloatConv):
@@ -53,7 +53,7 @@ def quantize(
     return result
 
 
-def _tensors(net: FloatNetwork, points: Mapping[str, QParams]) -> dict[str, Tensor]:
+def tensor_types(net: FloatNetwork, points: Mapping[str, QParams]) -> dict[str, Tensor]:
     """Types of all tensors: rounding points have scales, data movement passes them on."""
     tensors = {net.input: Tensor(net.channels[net.input], "float32")}
     for op in net.ops:

@@ -1,0 +1,105 @@
+"""ONNX Runtime: runs float and QDQ graphs. The only module that imports it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from compiler.errors import ModelError
+
+Array = NDArray[Any]
+_SEVERITY_ERROR = 3
+
+
+class Session:
+    """One ONNX Runtime session with a fixed number of threads.
+
+    Args:
+        model: any ONNX model; not modified.
+        outputs: tensors to return beside the graph's outputs (activations, by name).
+        optimize: graph optimizations. Off for QDQ models: the optimized int8 path of ONNX Runtime
+            saturates 16-bit sums on AVX2 without VNNI.
+        threads: threads of one operator; fixed, so that results repeat.
+    Raises:
+        ModelError: ONNX Runtime refuses the model.
+    """
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        outputs: Sequence[str] = (),
+        *,
+        optimize: bool = True,
+        threads: int = 1,
+    ) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = _SEVERITY_ERROR
+        level = ort.GraphOptimizationLevel
+        options.graph_optimization_level = (
+            level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+        )
+        try:
+            self._session = ort.InferenceSession(
+                _with_outputs(model, outputs).SerializeToString(),
+                options,
+                providers=["CPUExecutionProvider"],
+            )
+        except Exception as error:  # ORT raises its own, undocumented classes
+            raise ModelError(
+                f"ONNX Runtime cannot load the network: {_first_line(error)}",
+                where=f"graph {model.graph.name}",
+                fix="check the file with onnx.checker, or export it again",
+            ) from error
+        self._inputs = [i.name for i in self._session.get_inputs()]
+
+    def run(self, *inputs: Array) -> Array:
+        """The first output for inputs in graph order."""
+        result: Array = self.run_all(dict(zip(self._inputs, inputs, strict=True)))[0]
+        return result
+
+    def run_all(self, feeds: Mapping[str, Array]) -> list[Array]:
+        """All outputs, the graph's own first.
+
+        Raises:
+            ModelError: ONNX Runtime fails on this input, for example for its shape.
+        """
+        try:
+            results: list[Array] = self._session.run(None, dict(feeds))
+        except Exception as error:
+            shapes = {name: value.shape for name, value in feeds.items()}
+            raise ModelError(
+                f"ONNX Runtime fails on inputs of shape {shapes}: {_first_line(error)}",
+                fix="check frontend.shape against the network",
+            ) from error
+        return results
+
+
+def _with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    if not names:
+        return model
+    extended = onnx.ModelProto()
+    extended.CopyFrom(model)
+    present = {o.name for o in model.graph.output}
+    extended.graph.output.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+        for name in names
+        if name not in present
+    )
+    return extended
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def random_input(channels: int, height: int, width: int, seed: int) -> NDArray[np.float32]:
+    """Uniform float32 [1, channels, height, width] in [0, 1)."""
+    rng = np.random.default_rng(seed)
+    return rng.random((1, channels, height, width), dtype=np.float32)
