@@ -133,7 +133,7 @@ def with_shape(model: onnx.ModelProto, shape: Mapping[str, Shape], path: Path) -
             where=str(path),
             fix=f"write shape: {{{', '.join(f'{n}: [1, C, H, W]' for n in names)}}}",
         )
-    for port in ports:
+    for port in fixed.graph.input:
         _fix_dims(port, shape[port.name], path)
     del fixed.graph.value_info[:]
     for output in fixed.graph.output:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from compiler.errors import ModelError
 
 Array = NDArray[Any]
-_SEVERITY_ERROR = 3
+_SEVERITY_FATAL = 4  # errors reach the caller as exceptions, not on standard error
 
 
 class Session:
@@ -40,7 +40,7 @@ class Session:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = _SEVERITY_ERROR
+        options.log_severity_level = _SEVERITY_FATAL
         level = ort.GraphOptimizationLevel
         options.graph_optimization_level = (
             level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL

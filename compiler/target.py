@@ -1,0 +1,191 @@
+"""The target: what the accelerator can do, and what a spec asks of it, judged before any work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from calib.errors import WorkbenchError
+from compiler import yaml_source
+from compiler.errors import CapabilityError, FrontendError, SpecError
+from compiler.spec import SpecFile, at
+
+TARGETS = Path(__file__).parents[1] / "configs" / "targets"
+
+_EXPORT = {
+    "huggingface": "export it with `optimum-cli export onnx --model NAME DIR`",
+    "keras": "export it with `python -m tf2onnx.convert --keras FILE --output FILE.onnx`",
+    "tensorflow": "export it with `python -m tf2onnx.convert --saved-model DIR --output FILE.onnx`",
+    "darknet": "convert it with a darknet2onnx script of the model's authors",
+    "pytorch": "export it with torch.onnx.export(model, example, 'FILE.onnx', opset_version=17)",
+    "caffe": "convert it with caffe2onnx",
+    "paddle": "export it with `paddle2onnx --model_dir DIR --save_file FILE.onnx`",
+}
+
+
+class Figure(BaseModel):
+    """One figure of the hardware, its unit and where it comes from."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    value: float
+    unit: str
+    source: str
+    assumed: bool = False
+
+
+class Target(BaseModel):
+    """One file of configs/targets.
+
+    Attributes:
+        dtypes: what `backend.dtype` may be.
+        activations: symmetric (all zero points 0) or asymmetric.
+        mixed_precision: whether single layers may stay in a higher precision.
+        operators: ONNX operators, each with the data types it has a kernel for.
+        hardware: figures for the cost model.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    name: str
+    description: str
+    dtypes: list[str]
+    activations: Literal["symmetric", "asymmetric"]
+    mixed_precision: bool
+    operators: dict[str, list[str]]
+    hardware: dict[str, Figure]
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether activations have no zero point."""
+        return self.activations == "symmetric"
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """A spec file and its target, while it is judged."""
+
+    file: SpecFile
+    target: Target
+
+
+def load(file: SpecFile) -> Target:
+    """The target that a spec names: a name in configs/targets, or a path.
+
+    Raises:
+        SpecError: no such target, or its file is not valid.
+    """
+    name = file.spec.backend.target
+    path = Path(name) if name.endswith((".yaml", ".yml")) else TARGETS / f"{name}.yaml"
+    if not path.is_file():
+        known = sorted(p.stem for p in TARGETS.glob("*.yaml"))
+        raise SpecError(
+            f"there is no target {name!r}",
+            fix=f"use one of {', '.join(known)}, or the path of a target file",
+            **at(file.document, "backend", "target"),
+        )
+    document = yaml_source.read(path)
+    try:
+        return Target.model_validate(document.data)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise SpecError(
+            f"target file: {problem['msg']}",
+            fix="compare it with configs/targets/vacc.yaml",
+            **at(document, *problem["loc"]),
+        ) from error
+
+
+def check(file: SpecFile, target: Target) -> tuple[SpecError, ...]:
+    """Everything that the spec asks and the target or this workbench cannot do."""
+    judged = _Judged(file, target)
+    found = [judge(judged) for judge in (_dtype, _frontend, _backend_type, _precision, _head)]
+    return tuple(error for error in found if error is not None)
+
+
+def require(file: SpecFile, target: Target) -> None:
+    """Raises the first of `check`'s refusals, if any."""
+    for error in check(file, target):
+        raise error
+
+
+def _dtype(judged: _Judged) -> SpecError | None:
+    dtype, target = judged.file.spec.backend.dtype, judged.target
+    if dtype in target.dtypes:
+        return None
+    reason = f"target {target.name} builds {', '.join(target.dtypes)} only, not {dtype}"
+    if blocked := _first_without_kernel(judged):
+        reason += f"; {blocked}"
+    return CapabilityError(
+        reason,
+        fix="write `dtype: int8` and name calibration images in `dataset:`",
+        **at(judged.file.document, "backend", "dtype"),
+    )
+
+
+def _first_without_kernel(judged: _Judged) -> str:
+    """The first operator without a kernel of the spec's dtype, where the checkpoint can be read."""
+    spec, target = judged.file.spec, judged.target
+    from compiler import model  # onnx is slow to import, and most specs never get here
+
+    shape = {name: tuple(dims) for name, dims in spec.frontend.shape.items()}
+    try:
+        graph = model.canonical(model.load(Path(spec.frontend.checkpoint), shape).proto)
+    except WorkbenchError:  # whatever is wrong with the file, the dtype is refused all the same
+        return ""
+    for operator, node in model.operators(graph):
+        if spec.backend.dtype not in target.operators.get(operator, []):
+            shown = f"{operator} (PixelShuffle)" if operator == "DepthToSpace" else operator
+            return f"{shown}, node {node!r}, has no {spec.backend.dtype} kernel there"
+    return ""
+
+
+def _frontend(judged: _Judged) -> SpecError | None:
+    frontend = judged.file.spec.frontend
+    if frontend.type in (None, "onnx"):
+        return None
+    hint = _EXPORT.get(frontend.type, "export the network to ONNX")
+    return FrontendError(
+        f"frontend {frontend.type!r} is not imported here",
+        fix=f"{hint}, then write `type: onnx`",
+        **at(judged.file.document, "frontend", "type"),
+    )
+
+
+def _backend_type(judged: _Judged) -> SpecError | None:
+    kind = judged.file.spec.backend.type
+    if kind == "tvm_vacc":
+        return None
+    return CapabilityError(
+        f"backend type {kind!r} is not built here",
+        fix="write `type: tvm_vacc`",
+        **at(judged.file.document, "backend", "type"),
+    )
+
+
+def _precision(judged: _Judged) -> SpecError | None:
+    quantize, target = judged.file.spec.backend.quantize, judged.target
+    if target.mixed_precision:
+        return None
+    for key in ("exclude_layers", "skip_conv_layers"):
+        if getattr(quantize, key):
+            return CapabilityError(
+                f"target {target.name} computes every layer in int8; {key} cannot be kept",
+                fix=f"remove {key}, or look for the costly layers with `calibrate_mode`",
+                **at(judged.file.document, "backend", "quantize", key),
+            )
+    return None
+
+
+def _head(judged: _Judged) -> SpecError | None:
+    graph = judged.file.spec.graph
+    if graph is None or graph.extra_ops is None or graph.extra_ops.type is None:
+        return None
+    return CapabilityError(
+        f"the head {graph.extra_ops.type!r} (graph.extra_ops) is not built here",
+        fix="remove `graph.extra_ops` and apply the head to the network's output",
+        **at(judged.file.document, "graph", "extra_ops", "type"),
+    )

@@ -1,0 +1,170 @@
+"""Strict YAML: plain data with the line of every key, and errors that name file and line."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Hashable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from compiler.errors import SpecError
+
+_MAX_FILE_BYTES = 1 << 20
+_MAX_VALUES = 20_000  # after aliases are expanded; stops a "billion laughs" file
+_MAX_DEPTH = 50
+KeyPath = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Document:
+    """One YAML mapping.
+
+    Attributes:
+        data: plain dicts, lists, strings, numbers, booleans and None.
+        lines: 1-based line of every key and list item, by its path.
+    """
+
+    path: Path
+    data: dict[str, Any]
+    lines: dict[KeyPath, int]
+
+    def line(self, path: KeyPath) -> int | None:
+        """Line of `path`, or of its nearest ancestor that stands in the file."""
+        while path and path not in self.lines:
+            path = path[:-1]
+        return self.lines.get(path)
+
+    def where(self, path: KeyPath) -> str:
+        """`file:line`, or the file alone for what does not stand in it."""
+        line = self.line(path)
+        return f"{self.path}:{line}" if line else str(self.path)
+
+
+def read(path: Path) -> Document:
+    """Reads one YAML file that holds a mapping.
+
+    Numbers follow YAML 1.2 (1e-4 is a number). Tags, duplicate keys, keys that are not strings,
+    and files that expand without bound are refused.
+
+    Raises:
+        SpecError: with file and line.
+    """
+    try:
+        if path.stat().st_size > _MAX_FILE_BYTES:
+            raise SpecError("the file is too large for a spec", where=str(path), fix="name a spec")
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SpecError(
+            f"the file cannot be read: {os.strerror(error.errno or 0)}",
+            where=str(path),
+            fix="check the path; specs lie in configs/",
+        ) from error
+    except UnicodeDecodeError as error:
+        raise SpecError(
+            "the file is not UTF-8 text", where=str(path), fix="name a YAML file"
+        ) from error
+    return parse(text, path)
+
+
+def parse(text: str, path: Path) -> Document:
+    """The mapping that `text` holds; `path` is for errors only."""
+    try:
+        node = yaml.compose(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        raise SpecError(
+            f"not valid YAML: {getattr(error, 'problem', None) or error}",
+            where=f"{path}:{mark.line + 1}" if mark else str(path),
+            fix="mend the syntax; a frequent cause is a tab, or a colon without a space after it",
+            line=mark.line + 1 if mark else None,
+        ) from error
+    except RecursionError as error:
+        raise SpecError(
+            "the file is nested too deeply", where=str(path), fix="flatten it"
+        ) from error
+    if not isinstance(node, yaml.MappingNode):
+        raise SpecError(
+            "a spec is a mapping of keys to values",
+            where=str(path),
+            fix="see configs/ for examples",
+        )
+    reader = _Reader(path)
+    return Document(path, reader.mapping(node, ()), reader.lines)
+
+
+def value(text: str) -> Any:
+    """One scalar, list or mapping as it would stand in a spec (for --set)."""
+    return parse(f"value: {text}", Path("--set")).data["value"]
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader with YAML 1.2 floats."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)$"),
+    list("-+0123456789."),
+)
+_SCALARS = frozenset(f"tag:yaml.org,2002:{t}" for t in ("null", "bool", "int", "float", "str"))
+
+
+class _Reader:
+    """Turns composed nodes into plain data, and notes lines."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lines: dict[KeyPath, int] = {}
+        self.count = 0
+
+    def fail(self, what: str, node: yaml.Node, fix: str) -> SpecError:
+        line = node.start_mark.line + 1
+        return SpecError(what, where=f"{self.path}:{line}", fix=fix, line=line)
+
+    def value(self, node: yaml.Node, path: KeyPath) -> Any:
+        self.count += 1
+        if self.count > _MAX_VALUES or len(path) > _MAX_DEPTH:
+            raise self.fail("the file expands without bound", node, "remove its aliases")
+        if isinstance(node, yaml.MappingNode):
+            return self.mapping(node, path)
+        if isinstance(node, yaml.SequenceNode):
+            if node.tag != "tag:yaml.org,2002:seq":
+                raise self.fail(f"the tag {node.tag} is not allowed", node, "remove the tag")
+            return [self.item(child, (*path, i)) for i, child in enumerate(node.value)]
+        return self.scalar(node)
+
+    def item(self, node: yaml.Node, path: KeyPath) -> Any:
+        self.lines[path] = node.start_mark.line + 1
+        return self.value(node, path)
+
+    def mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
+        if node.tag != "tag:yaml.org,2002:map":
+            raise self.fail(f"the tag {node.tag} is not allowed", node, "remove the tag")
+        result: dict[str, Any] = {}
+        for key_node, child in node.value:
+            key = self.scalar(key_node)
+            if not isinstance(key, str):
+                raise self.fail(f"the key {key!r} is not a word", key_node, "quote it")
+            if key in result:
+                raise self.fail(f"the key {key!r} stands here twice", key_node, "remove one")
+            self.lines[(*path, key)] = key_node.start_mark.line + 1
+            result[key] = self.value(child, (*path, key))
+        return result
+
+    def scalar(self, node: yaml.Node) -> Hashable:
+        if not isinstance(node, yaml.ScalarNode):
+            raise self.fail("a key must be a word", node, "quote it")
+        if node.tag == "tag:yaml.org,2002:timestamp":
+            return str(node.value)
+        if node.tag not in _SCALARS:
+            raise self.fail(f"the tag {node.tag} is not allowed", node, "remove the tag")
+        constructor = _Loader("")
+        try:
+            result: Hashable = constructor.construct_object(node)
+        except (ValueError, yaml.YAMLError) as error:
+            raise self.fail(f"{node.value!r} is not a valid value", node, "quote it") from error
+        return result
