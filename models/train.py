@@ -1,0 +1,298 @@
+"""Trains Bicubic++ for one rate on a folder of photographs, on the CPU; may be stopped and resumed.
+
+    python -m models.train --rate 3 --data ../shared/data/cc0 --steps 40000
+
+The kernels, as matrices [O, 9*I], are trained with Muon (K. Jordan et al., "Muon: An optimizer for
+hidden layers in neural networks", 2024; `torch.optim.Muon`): on a network this small it gets in
+1,800 steps to where Adam needs many times more. The result is the exponential moving average of the
+kernels. The same recipe on the same number of threads gives the same weights, stopped or not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from calib.errors import DataError, WorkbenchError
+from models.bicubic_plusplus import export_onnx
+from models.evaluate import measure, upscaler
+from models.network import BicubicPlusPlus
+from models.patches import Pair, batch, drawn_pairs, photographs, shrunk_pairs
+
+DESCRIPTION = "Bicubic++ trained by the VACC workbench on CC0 photographs; licence CC0-1.0"
+
+_LUMA = torch.tensor([65.481, 128.553, 24.966]) / 255
+_CHECK_EVERY = 1000  # steps between checkpoints, each with one point of the curve
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that the weights depend on, beside the photographs and the number of threads."""
+
+    rate: int
+    steps: int
+    patches: int = 16
+    size: int = 48
+    """Side of an LR patch in pixels, even."""
+    learning_rate: float = 5e-3
+    """Peak, reached after `warmup` steps; falls to zero along half a cosine."""
+    warmup: int = 100
+    momentum: float = 0.95
+    luma: float = 0.0
+    """Weight of the squared error of luma, added to the mean squared error of RGB."""
+    synthetic: float = 0.1
+    """Share of the patches that come from drawn images."""
+    drawn: int = 60
+    """Number of drawn images."""
+    factors: tuple[float, ...] = (2, 3, 4, 6)
+    """How much the photographs are shrunk before they are taken for the truth."""
+    average: float = 0.998
+    """Decay of the moving average of the kernels."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Images:
+    """Pairs to train on with the probability of each, and ground truths to watch the training."""
+
+    pairs: list[Pair]
+    share: NDArray[np.float64]
+    held_out: list[NDArray[np.uint8]]
+
+
+class Training:
+    """The state of one run: kernels, optimizer, averaged kernels, steps done, and the curve."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.step = 0
+        self.curve: list[dict[str, float]] = []
+        torch.manual_seed(recipe.seed)
+        self.network = BicubicPlusPlus(recipe.rate).to(memory_format=torch.channels_last)
+        for conv in self.network.children():
+            parametrize.register_parametrization(conv, "weight", _AsMatrix(conv.weight.shape))
+        self.optimizer = torch.optim.Muon(
+            self.network.parameters(),
+            lr=recipe.learning_rate,
+            momentum=recipe.momentum,
+            weight_decay=0,
+            adjust_lr_fn="match_rms_adamw",
+        )
+        self.average = {name: kernel.clone() for name, kernel in self._kernels().items()}
+
+    def run(self, images: Images, until: int) -> None:
+        """Trains on until so many steps are done in all."""
+        recipe, pairs, share = self.recipe, images.pairs, images.share
+        while self.step < until:
+            lr, hr = batch(pairs, share, recipe.seed, self.step, recipe.patches, recipe.size)
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate(recipe, self.step)
+            error = self.network.features(_images(lr)) - _unshuffled(hr, 2 * recipe.rate)
+            self.optimizer.zero_grad()
+            _loss(error, recipe.luma).backward()
+            self.optimizer.step()
+            self.step += 1
+            decay = min(recipe.average, self.step / (self.step + 10))
+            for name, kernel in self._kernels().items():
+                self.average[name].lerp_(kernel, 1 - decay)
+
+    def state(self) -> dict[str, NDArray[np.float32]]:
+        """The averaged kernels [O, I, 3, 3], the result of the training."""
+        return {name: kernel.numpy().copy() for name, kernel in self.average.items()}
+
+    def watch(self, images: Images) -> dict[str, float]:
+        """Adds a point to the curve: what the averaged kernels reach on the held-out images."""
+        network = BicubicPlusPlus(self.recipe.rate)
+        network.load_state_dict(self.average)
+
+        def run(image: NDArray[np.float32]) -> NDArray[np.float32]:
+            output: NDArray[np.float32] = network(torch.from_numpy(image)).detach().numpy()
+            return output
+
+        psnr = measure(upscaler(run, self.recipe.rate), images.held_out, self.recipe.rate)
+        point = {"step": self.step, "rgb_db": round(psnr.rgb_db, 4), "y_db": round(psnr.y_db, 4)}
+        self.curve.append(point)
+        return point
+
+    def save(self, path: Path) -> None:
+        """Writes a checkpoint, complete or not at all."""
+        content = {
+            "recipe": dataclasses.asdict(self.recipe),
+            "step": self.step,
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average,
+            "curve": self.curve,
+        }
+        unfinished = path.with_name(f".{path.name}.part")
+        torch.save(content, unfinished)
+        unfinished.replace(path)
+
+    def load(self, path: Path) -> None:
+        """Continues from a checkpoint of the same recipe.
+
+        Raises:
+            DataError: the checkpoint is damaged, or comes from another recipe.
+        """
+        try:
+            content: dict[str, Any] = torch.load(path, weights_only=True)
+        except Exception as error:  # torch.load raises many classes on a damaged file
+            raise DataError(
+                "the checkpoint is damaged", where=str(path), fix="delete it to start again"
+            ) from error
+        recipe = dataclasses.asdict(self.recipe)
+        other = [k for k, v in recipe.items() if content["recipe"].get(k) != v]
+        if other:
+            raise DataError(
+                f"the checkpoint was trained with another {', '.join(other)}",
+                where=str(path),
+                fix="repeat the command it was started with, or choose another --runs folder",
+            )
+        self.step, self.curve = content["step"], content["curve"]
+        self.average = content["average"]
+        self.network.load_state_dict(content["network"])
+        self.optimizer.load_state_dict(content["optimizer"])
+
+    def _kernels(self) -> dict[str, Tensor]:
+        convs = self.network.named_children()
+        return {f"{name}.weight": conv.weight.detach() for name, conv in convs}
+
+
+class _AsMatrix(nn.Module):  # type: ignore[misc]  # torch is an optional extra, so untyped
+    """Keeps a kernel [O, I, 3, 3] as the matrix [O, 9*I] that Muon needs."""
+
+    def __init__(self, shape: torch.Size) -> None:
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, matrix: Tensor) -> Tensor:
+        return matrix.view(self.shape)
+
+    def right_inverse(self, kernel: Tensor) -> Tensor:
+        return kernel.reshape(len(kernel), -1).clone()
+
+
+def learning_rate(recipe: Recipe, step: int) -> float:
+    """Linear warm-up, then half a cosine down to zero."""
+    fade = 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
+    return recipe.learning_rate * min(1.0, (step + 1) / recipe.warmup) * fade
+
+
+def _images(patches: NDArray[np.uint8]) -> Tensor:
+    """uint8 [N, H, W, 3] -> float32 [N, 3, H, W] in [0, 1], channels last in memory."""
+    return torch.from_numpy(patches).permute(0, 3, 1, 2).float() / 255
+
+
+def _unshuffled(patches: NDArray[np.uint8], block: int) -> Tensor:
+    """What the network should have before its pixel shuffle: [N, 3*block^2, H/block, W/block]."""
+    count, height, width, _ = patches.shape
+    rows, columns = height // block, width // block
+    blocks = torch.from_numpy(patches).view(count, rows, block, columns, block, 3)
+    channels = blocks.permute(0, 1, 3, 5, 2, 4).reshape(count, rows, columns, 3 * block**2)
+    return channels.permute(0, 3, 1, 2).float() / 255
+
+
+def _loss(error: Tensor, luma: float) -> Tensor:
+    """Mean squared error over RGB, and `luma` times that of Y; error [N, 3*block^2, h, w]."""
+    loss = error.square().mean()
+    if luma:
+        colours = error.unflatten(1, (3, -1))
+        y = (colours * _LUMA.view(3, 1, 1, 1)).sum(1)
+        loss = loss + luma * y.square().mean()
+    return loss
+
+
+def load_images(folder: Path, recipe: Recipe) -> Images:
+    """Reads, shrinks and draws everything the run will need.
+
+    Raises:
+        DataError: as `photographs` and `shrunk_pairs`; or no photograph is held out.
+    """
+    training, held_out = photographs(folder)
+    real = [p for path in training for p in shrunk_pairs(path, recipe.rate, recipe.factors)]
+    drawn = drawn_pairs(recipe.seed, recipe.drawn if recipe.synthetic else 0, recipe.rate)
+    share = np.repeat(
+        [(1 - recipe.synthetic) / len(real), recipe.synthetic / max(len(drawn), 1)],
+        [len(real), len(drawn)],
+    )
+    watched = [p.hr for path in held_out for p in shrunk_pairs(path, recipe.rate, [3])]
+    return Images(real + drawn, share, watched)
+
+
+def train(recipe: Recipe, data: Path, folder: Path, report: Callable[[str], None]) -> Training:
+    """Trains to the end, or continues the run in `folder`, saving a checkpoint every 1,000 steps.
+
+    Args:
+        recipe: what to do.
+        data: folder of photographs.
+        folder: holds `checkpoint.pt` and `curve.json`; made when missing.
+        report: takes one line of progress for each checkpoint.
+
+    Raises:
+        DataError: no photographs, or a checkpoint of another recipe.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = folder / "checkpoint.pt"
+    training = Training(recipe)
+    if checkpoint.exists():
+        training.load(checkpoint)
+    images = load_images(data, recipe)
+    while training.step < recipe.steps:
+        training.run(images, min(recipe.steps, training.step + _CHECK_EVERY))
+        point = training.watch(images)
+        training.save(checkpoint)
+        (folder / "curve.json").write_text(json.dumps(training.curve))
+        report(f"step {training.step}: {point['rgb_db']:.3f} dB RGB, {point['y_db']:.3f} dB Y")
+    return training
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line of the training; returns the exit status."""
+    options = vars(_parser().parse_args(arguments))
+    data, out, folder, threads = (options.pop(k) for k in ("data", "out", "run", "threads"))
+    recipe = Recipe(**options | {"factors": tuple(options["factors"])})
+    folder = folder or Path(f"models/runs/{recipe.rate}x")
+    out = out or folder / f"bicubic_plusplus_{recipe.rate}x.onnx"
+    torch.set_num_threads(threads)
+    try:
+        training = train(recipe, data, folder, lambda line: print(line, flush=True))
+        export_onnx(training.state(), recipe.rate, out, DESCRIPTION)
+    except WorkbenchError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    print(f"wrote {out}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m models.train", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="photographs")
+    parser.add_argument("--out", type=Path, metavar="ONNX", help="default: in the run's folder")
+    parser.add_argument("--run", type=Path, metavar="DIR", help="default: models/runs/<rate>x")
+    parser.add_argument("--threads", type=int, default=1)
+    for field in dataclasses.fields(Recipe):
+        flag = f"--{field.name.replace('_', '-')}"
+        if field.default is dataclasses.MISSING:
+            parser.add_argument(flag, type=int, required=True)
+        elif isinstance(field.default, tuple):
+            parser.add_argument(flag, type=float, nargs="+", default=field.default)
+        else:
+            parser.add_argument(flag, type=type(field.default), default=field.default)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
