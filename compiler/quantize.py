@@ -36,7 +36,7 @@ def quantize(
 
     Args:
         table: scale and zero point of every rounding point; tensors that one Concat joins must
-            have been given one scale (`calibrate.share_scales`).
+            have been given one scale (`calibrate.concat_groups`).
         weights: integer weights by convolution name.
     Raises:
         AccumulatorOverflowError: an accumulator or bias could leave int32.

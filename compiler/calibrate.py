@@ -1,0 +1,159 @@
+"""Calibration: two streaming passes of the float network over the images, then the thresholds.
+
+Pass 1 finds ranges, pass 2 counts histograms with edges from the ranges (`calib.histogram`). ONNX
+Runtime supplies the activations of one image at a time; nothing keeps more than that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx.utils
+
+from calib import table as calib_table
+from calib.histogram import Histogram, Range
+from calib.images import ProcessOp, apply_ops, digest
+from calib.methods import Method
+from calib.qparams import F32
+from calib.table import CalibrationTable, from_range
+from compiler import qdq
+from compiler.dataset import Photo
+from compiler.errors import ShapeError
+from compiler.floatnet import FloatConv, FloatNetwork
+from compiler.network import Concat, QuantizeInput
+from compiler.progress import Reporter
+from compiler.runner import Session
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What two passes over the images saw, by rounding point.
+
+    Attributes:
+        ranges: per channel, over all images.
+        halves: histograms of the even-numbered and of the odd-numbered images.
+        digests: content digest of every image, in the order of the set.
+    """
+
+    ranges: Mapping[str, Range]
+    halves: tuple[Mapping[str, Histogram], Mapping[str, Histogram]]
+    digests: tuple[str, ...]
+
+    @property
+    def histograms(self) -> dict[str, Histogram]:
+        """Histograms of all images."""
+        even, odd = self.halves
+        return {name: even[name].merge(odd[name]) for name in even}
+
+
+def observe(
+    net: FloatNetwork,
+    photos: Sequence[Photo],
+    ops: Sequence[ProcessOp],
+    reporter: Reporter,
+    *,
+    threads: int,
+) -> Observed:
+    """Ranges and histograms of every rounding point over all images.
+
+    Args:
+        ops: pre-processing of each image, uint8 [H, W, 3] to float32 [C, H, W].
+    Raises:
+        ImageError: an image cannot be read.
+        CalibrationError: an activation is not finite.
+        ShapeError: the pre-processing yields another number of channels than the network takes.
+    """
+    activations = _Activations(net, ops, threads)
+    ranges: dict[str, Range] = {}
+    digests: list[str] = []
+    for photo in reporter.track(photos, "calibration: ranges"):
+        for name, x in activations.of(photo, digests):
+            seen = Range.of(x, name)
+            ranges[name] = ranges[name].merge(seen) if name in ranges else seen
+    halves = tuple({n: Histogram.empty(r) for n, r in ranges.items()} for _ in (0, 1))
+    for i, photo in enumerate(reporter.track(photos, "calibration: histograms")):
+        for name, x in activations.of(photo, []):
+            halves[i % 2][name] = halves[i % 2][name].add(x, name)
+    return Observed(ranges, (halves[0], halves[1]), tuple(digests))
+
+
+class _Activations:
+    """The float network up to its last rounding point, in ONNX Runtime."""
+
+    def __init__(self, net: FloatNetwork, ops: Sequence[ProcessOp], threads: int) -> None:
+        self.net, self.ops = net, ops
+        self.input = net.ops[0].output
+        self.names = [name for name in net.rounding_points if name != self.input]
+        self.session = None
+        if self.names:
+            extractor = onnx.utils.Extractor(qdq.write_float(net))
+            part = extractor.extract_model([net.input], self.names)
+            self.session = Session(part, threads=threads)
+
+    def of(self, photo: Photo, digests: list[str]) -> Iterator[tuple[str, F32]]:
+        """(rounding point, float32 [C, H, W]) of one image, whose digest is appended."""
+        image = photo.read()
+        digests.append(digest(image))
+        x = apply_ops(self.ops, image)
+        channels = self.net.channels[self.net.input]
+        if len(x) != channels:
+            raise ShapeError(
+                f"pre-processing yields {len(x)} channels, the network takes {channels}",
+                where=f"image {photo.name}",
+                fix="add or remove a ChannelSplit or CvtColor in dataset.process_ops",
+            )
+        yield self.input, x
+        if self.session is not None:
+            results = self.session.run_all({self.net.input: x[None]})
+            yield from ((name, value[0]) for name, value in zip(self.names, results, strict=True))
+
+
+def choose(
+    net: FloatNetwork, observed: Observed, method: Method, *, symmetric: bool
+) -> tuple[CalibrationTable, tuple[str, ...]]:
+    """The threshold of every rounding point, and reasons to doubt them.
+
+    Returns:
+        The table and warnings: thresholds that still move between two halves of the images, and
+        visible clipping.
+    """
+
+    groups = concat_groups(net)
+
+    def table(histograms: Mapping[str, Histogram]) -> CalibrationTable:
+        own = {n: calib_table.calibrate(h, method, symmetric) for n, h in histograms.items()}
+        shared = {
+            name: from_range(
+                histograms[name],
+                min(own[member].low for member in group),
+                max(own[member].high for member in group),
+                method.name,
+                symmetric,
+            )
+            for group in groups
+            for name in group
+        }
+        return CalibrationTable(own | shared)
+
+    whole = table(observed.histograms)
+    several = all(hist.total for half in observed.halves for hist in half.values())
+    halves = (table(observed.halves[0]), table(observed.halves[1])) if several else None
+    return whole, calib_table.warnings(whole, halves)
+
+
+def concat_groups(net: FloatNetwork) -> tuple[frozenset[str], ...]:
+    """Rounding points that must share one scale because a Concat joins what they carry."""
+    carried: dict[str, frozenset[str]] = {}  # tensor -> the rounding points it carries
+    groups: list[frozenset[str]] = []
+    for op in net.ops:
+        if isinstance(op, FloatConv | QuantizeInput):
+            carried[op.output] = frozenset({op.output})
+            continue
+        joined = frozenset().union(*(carried[name] for name in op.inputs))
+        carried[op.output] = joined
+        if isinstance(op, Concat) and op.output not in net.float_tensors:
+            touching = [group for group in groups if group & joined]
+            groups = [group for group in groups if group not in touching]
+            groups.append(joined.union(*touching))
+    return tuple(groups)

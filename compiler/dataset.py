@@ -1,0 +1,70 @@
+"""Named images, read one at a time: calibration sets, and the sample photographs behind them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib.errors import DataError
+from calib.images import list_images, read_image
+from compiler.data import Sample
+from compiler.data import samples as shipped_samples
+from compiler.spec import Dataset
+
+Rgb = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One image [H, W, 3] that is read when it is needed; `name` is unique in its set."""
+
+    name: str
+    source: Path | Sample
+
+    def read(self) -> Rgb:
+        """The pixels, RGB.
+
+        Raises:
+            ImageError: missing, truncated, or not an image.
+        """
+        return read_image(self.source) if isinstance(self.source, Path) else self.source.read()
+
+
+@dataclass(frozen=True)
+class PhotoSet:
+    """Photos in name order and where they come from, for reports."""
+
+    photos: tuple[Photo, ...]
+    source: str
+    warnings: tuple[str, ...] = ()
+
+
+def calibration_set(dataset: Dataset) -> PhotoSet:
+    """The first `get_data_num` files of `path` in name order, or the sample photographs.
+
+    Raises:
+        DataError: the folder is absent (and no fallback is named) or has no such image.
+    """
+    wanted = dataset.sampler.get_data_num
+    folder = Path(dataset.path) if dataset.path else None
+    if folder is not None and (folder.is_dir() or dataset.fallback is None):
+        paths = list_images(folder, dataset.sampler.suffix, wanted)
+        photos = tuple(Photo(p.name, p) for p in paths)
+        return PhotoSet(photos, str(folder), _too_few(len(photos), wanted))
+    if dataset.fallback is None:
+        raise DataError(
+            "dataset.path is missing",
+            where="dataset",
+            fix="name a folder of images, or write `fallback: samples`",
+        )
+    photos = tuple(Photo(s.name, s) for s in shipped_samples("calibration")[:wanted])
+    where = f"{folder} is absent" if folder else "no path is given"
+    loud = f"calibrating on {len(photos)} SAMPLE photographs of scikit-image: {where}"
+    return PhotoSet(photos, "samples", (loud, *_too_few(len(photos), wanted)))
+
+
+def _too_few(found: int, wanted: int) -> tuple[str, ...]:
+    return (f"get_data_num asks for {wanted} images, there are {found}",) if found < wanted else ()
