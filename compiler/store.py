@@ -1,0 +1,132 @@
+"""Content-addressed results of stages, and files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compiler.errors import StorageError
+
+
+@dataclass(frozen=True)
+class Store:
+    """A directory of finished results, each under the digest of everything it was made from.
+
+    Two processes that want the same result at once make it once: the second waits for the first.
+    """
+
+    root: Path
+
+    def get(self, key: str, suffix: str, produce: Callable[[Path], None]) -> Path:
+        """The file under `key`; made by `produce(temporary path)` where it is not there yet.
+
+        Args:
+            key: a digest from `key`.
+            suffix: file name ending, with its dot.
+        Raises:
+            StorageError: the directory cannot be written.
+        """
+        path = self.root / key[:2] / f"{key}{suffix}"
+        if path.exists():
+            return path
+        with _storage(path), _exclusive(path.with_suffix(".lock")):
+            if not path.exists():
+                with atomic(path) as temporary:
+                    produce(temporary)
+        return path
+
+
+def key(stage: str, *parts: Any) -> str:
+    """sha256 of a stage's name and everything that its result depends on.
+
+    Args:
+        parts: bytes, or values that JSON can hold (dicts are ordered by key).
+    """
+    digest = hashlib.sha256(stage.encode())
+    for part in parts:
+        data = part if isinstance(part, bytes) else json.dumps(part, sort_keys=True).encode()
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+        return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary path in the same folder that becomes `path` on success and vanishes otherwise.
+
+    Works for files and for directories; an existing directory of that name is replaced.
+
+    Raises:
+        StorageError: the folder is read-only, full, or not a folder.
+    """
+    with _storage(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        temporary = scratch / path.name
+        yield temporary
+        with _storage(path):
+            if path.is_dir() and not path.is_symlink():
+                path.rename(scratch / "replaced")
+            temporary.replace(path)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes UTF-8 text atomically."""
+    with atomic(path) as temporary, _storage(path):
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON, indented, atomically; the same value gives the same bytes."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def require_writable(folder: Path) -> None:
+    """Raises StorageError now, not at the end of a build, where `folder` cannot be written."""
+    with atomic(folder / ".probe") as temporary, _storage(folder):
+        temporary.write_bytes(b"")
+    with contextlib.suppress(OSError):
+        (folder / ".probe").unlink()
+
+
+@contextlib.contextmanager
+def _storage(path: Path) -> Iterator[None]:
+    """Turns operating system errors about `path` into StorageError."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"cannot be written: {os.strerror(error.errno) if error.errno else error}",
+            where=str(path),
+            fix="free some space, correct the permissions, or choose another --out",
+        ) from error
+
+
+@contextlib.contextmanager
+def _exclusive(lock: Path) -> Iterator[None]:
+    """Holds an advisory lock; the system releases it however the process ends."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
