@@ -51,7 +51,7 @@ class Recipe:
     """Peak, reached after `warmup` steps; falls to zero along half a cosine."""
     warmup: int = 100
     momentum: float = 0.95
-    luma: float = 0.0
+    luma: float = 2.0
     """Weight of the squared error of luma, added to the mean squared error of RGB."""
     synthetic: float = 0.1
     """Share of the patches that come from drawn images."""
