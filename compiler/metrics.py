@@ -78,7 +78,7 @@ def ssim(reference: Image, image: Image, border: int = 0) -> float:
             fix="measure larger images, or leave ssim out of `verify.metrics`",
         )
     halo = _WINDOW - 1
-    positions = a.size // (height * width) * (height - halo) * (width - halo)
+    positions: int = a.size // (height * width) * (height - halo) * (width - halo)
     return _sum_over_tiles(_ssim_sum, a, b, halo=halo) / positions
 
 
