@@ -8,6 +8,7 @@ channels of its last convolution into pixels. `models.network` is the same in Py
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -124,7 +125,8 @@ def export_onnx(
         unfinished.write_bytes(content)
         unfinished.replace(path)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):
+            unfinished.unlink()
         raise StorageError(
             f"cannot write the model: {error.strerror}",
             where=str(path),

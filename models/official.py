@@ -12,6 +12,7 @@ import argparse
 import hashlib
 import pickle
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +70,9 @@ def read_state(checkpoint: Path, rate: int) -> dict[str, NDArray[np.float32]]:
         fix="use the .pth file that the authors publish",
     )
     try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # an odd pickle protocol, refused below all the same
+            warnings.simplefilter("ignore")
+            state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
         raise damaged from error
     if not isinstance(state, dict) or not all(torch.is_tensor(v) for v in state.values()):
