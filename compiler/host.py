@@ -1,0 +1,89 @@
+"""The machine that a library is built for: instruction set and threads. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from compiler.errors import HostError
+
+# Features as /proc/cpuinfo names them, from the least to the most capable instruction set.
+FEATURES: dict[str, frozenset[str]] = {
+    "portable": frozenset(),
+    "avx2": frozenset({"avx2", "fma"}),
+    "avx512": frozenset({"avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512dq"}),
+    "vnni": frozenset({"avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512dq"})
+    | {"avx512_vnni", "avx512vbmi"},
+}
+MAX_THREADS = 256
+_CPUINFO = Path("/proc/cpuinfo")
+
+
+@dataclass(frozen=True)
+class Host:
+    """What a library is built for.
+
+    Attributes:
+        isa: a key of `FEATURES`: portable (baseline x86-64), avx2, avx512, or vnni (AVX-512 with
+            vpdpbusd and vpermb).
+        threads: number of row bands computed in parallel, at least 1.
+    """
+
+    isa: str
+    threads: int
+
+    def __post_init__(self) -> None:
+        if self.isa not in FEATURES:
+            raise HostError(
+                f"unknown instruction set {self.isa!r}",
+                where="backend.compile.host.isa",
+                fix=f"choose one of {', '.join(FEATURES)}",
+            )
+        if not 1 <= self.threads <= MAX_THREADS:
+            raise HostError(
+                f"{self.threads} threads",
+                where="backend.compile.host.threads",
+                fix=f"choose a number from 1 to {MAX_THREADS}",
+            )
+
+
+def detect(isa: str | None = None, threads: int | None = None) -> Host:
+    """This machine: its best instruction set and every CPU this process may run on.
+
+    Args:
+        isa: build for this instruction set instead of the best one.
+        threads: use this many threads instead of all.
+    Raises:
+        HostError: `isa` is unknown, or this machine lacks one of its features.
+    """
+    features = cpu_features()
+    best = next(name for name in reversed(FEATURES) if FEATURES[name] <= features)
+    host = Host(isa or best, threads or len(os.sched_getaffinity(0)))
+    require(host.isa)
+    return host
+
+
+def require(isa: str) -> None:
+    """Does nothing where this machine can run `isa`.
+
+    Raises:
+        HostError: names the missing features.
+    """
+    missing = sorted(FEATURES[Host(isa, 1).isa] - cpu_features())
+    if missing:
+        raise HostError(
+            f"the instruction set {isa} needs {', '.join(missing)}, which this processor lacks",
+            where="/proc/cpuinfo",
+            fix="build on this machine, or use the portable library",
+        )
+
+
+def cpu_features() -> frozenset[str]:
+    """Feature names of the first processor in /proc/cpuinfo; empty where there is no such file."""
+    if not _CPUINFO.exists():
+        return frozenset()
+    for line in _CPUINFO.read_text(encoding="utf-8").splitlines():
+        if line.startswith("flags"):
+            return frozenset(line.partition(":")[2].split())
+    return frozenset()

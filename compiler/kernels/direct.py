@@ -1,0 +1,283 @@
+"""Direct integer convolution: any kernel, stride, padding, dilation, groups and channel count.
+
+acc[y, x, o] = b'[o] + sum over (i, j, c) of q[y sh - pt + i dh, x sw - pl + j dw, c] w[o, c, i, j]
+modulo 2^32, on the stored activations q + offset; the zero point and the offset are folded into
+the bias, b' = b - (z + offset) sum w, and the border holds real zeros. acc itself fits int32
+(`network.prove_int32`), so the modulus loses nothing.
+
+Where the pixels of a row of taps touch (dilation 1, all channels), the taps of a kernel row are one
+contiguous run of kw C elements in the pixel-major layout; it is read word by word (2 int16 or 4
+bytes), each word broadcast against a vector of output channels. A block of pixels times vectors of
+output channels stays in registers over the whole sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from tvm import tirx as tir
+from tvm.tirx.script import builder as T
+
+from calib.qparams import I8, I32
+from compiler.kernels import epilogue
+from compiler.kernels.builder import cast, i32, lanes, let, local, reinterpret, serial, store, when
+from compiler.kernels.epilogue import Epilogue
+from compiler.kernels.isa import Expr, Isa
+from compiler.kernels.kernel import Constants, Context
+from compiler.kernels.rows import Layout, Rows
+from compiler.kernels.schedule import Stage
+from compiler.network import Conv
+
+PIXELS = 48  # pixels whose accumulators lie in the first-level cache at a time
+
+
+@dataclass(frozen=True)
+class Run:
+    """Contiguous elements of one row of taps: `count` from channel `channel` of tap `tap`."""
+
+    tap: int
+    channel: int
+    count: int
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """Vectors of output channels computed together, the runs they read, and their weights."""
+
+    first: int  # vector
+    runs: tuple[Run, ...]
+    words: int  # of all runs of one row of taps
+    weights: NDArray[np.generic]  # [kh, words, lanes, elements of a word]
+
+
+def word_elements(isa: Isa) -> int:
+    """Activations in a word."""
+    return 4 if isa.bytes_dot else 2
+
+
+def register_block(isa: Isa, vectors: int) -> tuple[int, int]:
+    """(vectors, pixels) of a register block: the least padding, then the widest."""
+    accumulators = isa.registers * 3 // 4
+    widest = 3 if isa.registers == 16 else 7
+    padded = {v: -(-vectors // v) * v for v in range(1, min(widest, vectors) + 1)}
+    best = max(padded, key=lambda v: (-padded[v], v))
+    return best, accumulators // best
+
+
+def folded_bias(conv: Conv, zero: int) -> I32:
+    """b - zero * sum(w) modulo 2^32, for stored activations whose real zero is `zero`."""
+    mass = conv.weight.astype(np.int64).reshape(len(conv.weight), -1).sum(axis=1)
+    folded = conv.bias.astype(np.int64) - zero * mass
+    return folded.astype(np.uint32).view(np.int32)
+
+
+def chunks(conv: Conv, order: list[int], isa: Isa, vectors: int) -> list[Chunk]:
+    """Splits the lanes into chunks of `vectors` vectors and packs their weights."""
+    count = vectors * isa.lanes
+    return [
+        _chunk(conv, order[i : i + count], i // isa.lanes, count, isa)
+        for i in range(0, len(order), count)
+    ]
+
+
+def _chunk(conv: Conv, order: list[int], first: int, count: int, isa: Isa) -> Chunk:
+    group_out, group_in = len(conv.weight) // conv.groups, conv.weight.shape[1]
+    groups = [o // group_out for o in order]
+    low, high = min(groups) * group_in, (max(groups) + 1) * group_in
+    kh, kw = conv.weight.shape[2:]
+    dense = np.zeros((kh, count, kw, high - low), np.int8)  # the group's channels, zero elsewhere
+    for lane, (o, g) in enumerate(zip(order, groups, strict=True)):
+        start = g * group_in - low
+        dense[:, lane, :, start : start + group_in] = conv.weight[o].transpose(1, 2, 0)
+    if conv.dilations[1] == 1 and high - low == group_in * conv.groups:
+        runs = (Run(0, 0, kw * (high - low)),)
+        pieces = [dense.reshape(kh, count, -1)]
+    else:
+        runs = tuple(Run(j * conv.dilations[1], low, high - low) for j in range(kw))
+        pieces = [dense[:, :, j] for j in range(kw)]
+    packed = np.concatenate([_words(p, word_elements(isa)) for p in pieces], axis=1)
+    dtype = np.int8 if isa.bytes_dot else np.int16
+    return Chunk(first, runs, packed.shape[1], np.ascontiguousarray(packed.astype(dtype)))
+
+
+def _words(taps: I8, elements: int) -> I8:
+    """[kh, lanes, k] to [kh, words, lanes, elements], zero past the end."""
+    kh, count, k = taps.shape
+    padded = np.zeros((kh, count, -(-k // elements) * elements), np.int8)
+    padded[:, :, :k] = taps
+    return padded.reshape(kh, count, -1, elements).transpose(0, 2, 1, 3)
+
+
+@dataclass(frozen=True, eq=False)
+class Direct:
+    """The direct kernel of one conv (with its epilogue) for one image size."""
+
+    stage: Stage
+    height: int
+    width: int
+    constants: Constants
+    choice: str
+    epilogue: Epilogue
+    source: Layout
+    parts: list[Chunk]
+    block: tuple[int, int]
+
+    @property
+    def isa(self) -> Isa:
+        """The instruction set."""
+        return self.epilogue.isa
+
+    @property
+    def conv(self) -> Conv:
+        """The operator."""
+        return self.epilogue.conv
+
+    @property
+    def row_elements(self) -> int:
+        """int32 accumulators of one pixel."""
+        vectors, _ = self.block
+        return len(self.parts) * vectors * self.isa.lanes
+
+    @property
+    def pixels(self) -> int:
+        """Pixels whose accumulators are kept at a time."""
+        _, pixels = self.block
+        return min(self.width, max(1, PIXELS // pixels) * pixels)
+
+    def allocate(self, rows: int) -> Mapping[str, Expr]:
+        """Accumulators, and the input rows as int16 where the dot product needs them so."""
+        scratch = {"acc": local((self.pixels * self.row_elements,), "int32")}
+        if not self.isa.bytes_dot:
+            scratch["wide"] = local((self._reach(rows), self.source.stride), "int16")
+        return scratch
+
+    def _reach(self, rows: int) -> int:
+        return (rows - 1) * self.conv.strides[0] + self.stage.reads[0].span
+
+    def emit(self, context: Context, first: Expr, rows: int) -> None:
+        """See `Kernel.emit`."""
+        source = context.rows[self.conv.input]
+        top = let(first * self.conv.strides[0] - self.conv.pads[0])
+        inside = tir.all(first + rows > 0, first < self.height)
+        with when(inside):
+            if not self.isa.bytes_dot:
+                self._widen(source, context.scratch["wide"], top, self._reach(rows))
+            with serial(rows) as i:
+                y = let(first + i)
+                with when(tir.all(y >= 0, y < self.height)):
+                    self._row(context, source, top, i, y)
+
+    def _widen(self, source: Rows, wide: Expr, top: Expr, count: int) -> None:
+        with serial(count) as r:
+            slot = source.slot(top + r)
+            with serial(self.source.stride // 32) as k:
+                at = lanes(k * 32, 32)
+                store(wide, cast("int16", 32, source.buffer[slot, at]), [r, at])
+
+    def _row(self, context: Context, source: Rows, top: Expr, i: Expr, y: Expr) -> None:
+        e, n = self.epilogue, self.isa.lanes
+        acc = context.scratch["acc"]
+        with serial(-(-self.width // self.pixels)) as block:
+            x = let(T.min(block * self.pixels, i32(self.width - self.pixels)))
+            for index, chunk in enumerate(self.parts):
+                self._accumulate(context, source, chunk, index, top, i, x)
+            together = min(e.pixels, self.pixels)
+            with serial(-(-self.pixels // together)) as group:
+                p0 = let(T.min(group * together, i32(self.pixels - together)))
+                epilogue.emit(
+                    e,
+                    lambda v, p: acc[lanes((p0 + p) * self.row_elements + v * n, n)],
+                    together,
+                    y,
+                    x + p0,
+                    context.constants,
+                    {r: context.rows[r] for r in e.residuals},
+                    context.output,
+                )
+
+    def _accumulate(
+        self, context: Context, source: Rows, chunk: Chunk, index: int, top: Expr, i: Expr, x: Expr
+    ) -> None:
+        """Stores the accumulators of one chunk for `pixels` pixels from x."""
+        n, (vectors, width) = self.isa.lanes, self.block
+        width = min(width, self.pixels)
+        bias, acc = context.constants["bias"], context.scratch["acc"]
+        (_, left, _, _), (sh, sw) = self.conv.pads, self.conv.strides
+        with serial(-(-self.pixels // width)) as tile:
+            p0 = let(T.min(tile * width, i32(self.pixels - width)))
+            sums = local((width * vectors * n,), "int32")
+            for p in range(width):
+                for v in range(vectors):
+                    store(
+                        sums,
+                        bias[lanes(i32((chunk.first + v) * n), n)],
+                        [lanes(i32((p * vectors + v) * n), n)],
+                    )
+            with serial(self.conv.weight.shape[2]) as ky:
+                row = self._source_row(context, source, top, i * sh + ky * self.conv.dilations[0])
+                word = 0
+                for run in chunk.runs:
+                    base = let(self.source.at((x + p0) * sw - left + run.tap, run.channel))
+                    self._run(context, chunk, index, sums, row, base, ky, word, run, width)
+                    word += -(-run.count // word_elements(self.isa))
+            for p in range(width):
+                for v in range(vectors):
+                    at = (p0 + p) * self.row_elements + (index * vectors + v) * n
+                    store(acc, sums[lanes(i32((p * vectors + v) * n), n)], [lanes(at, n)])
+
+    def _source_row(self, context: Context, source: Rows, top: Expr, r: Expr) -> tuple[Expr, Expr]:
+        if self.isa.bytes_dot:
+            return source.buffer, source.slot(top + r)
+        return context.scratch["wide"], let(r)
+
+    def _run(
+        self,
+        context: Context,
+        chunk: Chunk,
+        index: int,
+        sums: Expr,
+        row: tuple[Expr, Expr],
+        base: Expr,
+        ky: Expr,
+        word: int,
+        run: Run,
+        width: int,
+    ) -> None:
+        """sums += the dot products of one run of taps."""
+        isa, n, (vectors, _) = self.isa, self.isa.lanes, self.block
+        elements, (buffer, slot) = word_elements(isa), row
+        pixel = self.conv.strides[1] * self.source.channels
+        weights = context.constants[f"weights{index}"]
+        dot = isa.dot8_ if isa.bytes_dot else isa.dot16_
+        with serial(-(-run.count // elements)) as k:
+            w = []
+            for v in range(vectors):
+                at = (((ky * chunk.words + word + k) * vectors + v) * n) * elements
+                w.append(let(reinterpret(isa.vector, weights[lanes(at, n * elements)])))
+            for p in range(width):
+                at = lanes(base + p * pixel + k * elements, elements)
+                a = let(T.broadcast(reinterpret("int32", buffer[slot, at]), n))
+                for v in range(vectors):
+                    here = lanes(i32((p * vectors + v) * n), n)
+                    store(sums, dot(sums[here], a, w[v]), [here])
+
+
+def direct(stage: Stage, size: tuple[int, int], e: Epilogue, source: Layout, zero: int) -> Direct:
+    """The direct kernel of `e.conv`.
+
+    Args:
+        size: height and width of the conv's own output (before a fused pixel shuffle).
+        zero: the stored form of a real zero of the input.
+    """
+    vectors, pixels = register_block(e.isa, e.vectors)
+    parts = chunks(e.conv, e.order, e.isa, vectors)
+    count = len(parts) * vectors * e.isa.lanes
+    constants: dict[str, NDArray[np.generic]] = dict(epilogue.prepare(e))
+    constants["bias"] = epilogue.by_lane(folded_bias(e.conv, zero), e.order, count)
+    constants |= {f"weights{i}": c.weights.reshape(-1) for i, c in enumerate(parts)}
+    name = "vpdpbusd" if e.isa.bytes_dot else "int16 pairs"
+    choice = f"direct, {name}, {pixels} pixels x {vectors} vectors"
+    return Direct(stage, size[0], size[1], constants, choice, e, source, parts, (vectors, pixels))

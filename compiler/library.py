@@ -1,0 +1,204 @@
+"""The compiled library: build it, load it, run it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+import numpy as np
+import tvm
+from numpy.typing import NDArray
+from tvm import relax
+
+from compiler.errors import CompileError, HostError, StorageError
+from compiler.host import Host, require
+from compiler.kernels.chain import Chain
+from compiler.kernels.isa import ISAS
+from compiler.lower import chains, module
+from compiler.network import Network, Size
+
+Array = NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """How one operator was lowered: the kernel, why it is exact, and the chain it runs in."""
+
+    name: str
+    kernel: str
+    chain: int
+
+
+@dataclass(frozen=True)
+class LibraryInfo:
+    """What was built."""
+
+    isa: str
+    threads: int
+    layers: tuple[LayerInfo, ...]
+    workspace_bytes: int  # rings and scratch of all threads, and tensors between chains
+    constant_bytes: int
+    library_bytes: int
+    compile_s: float
+
+
+def build_library(
+    net: Network,
+    size: Size,
+    host: Host,
+    path: Path,
+    report: Callable[[str], None] | None = None,
+) -> LibraryInfo:
+    """Lowers and compiles `net` for one image size to the shared library `path`.
+
+    The file appears under its name only when it is complete; the same arguments give the same bytes.
+
+    Raises:
+        CompileError: TVM or the linker failed.
+        StorageError: the file cannot be written.
+        and what `lower` raises.
+    """
+    say = report or (lambda message: None)
+    start = time.perf_counter()
+    parts = chains(net, size, host)
+    say(f"{sum(len(p.kernels) for p in parts)} operators in {len(parts)} chains for {host.isa}")
+    executable = compile_module(module(net, parts), host)
+    say("linking")
+    _export(executable, path)
+    return LibraryInfo(
+        host.isa,
+        host.threads,
+        tuple(LayerInfo(k.stage.name, k.choice, i) for i, p in enumerate(parts) for k in p.kernels),
+        _workspace_bytes(parts),
+        sum(c.nbytes for p in parts for c in p.constants),
+        path.stat().st_size,
+        time.perf_counter() - start,
+    )
+
+
+def compile_module(mod: tvm.IRModule, host: Host) -> relax.VMExecutable:
+    """Compiles a lowered module.
+
+    Common subexpressions and buffer compaction are LLVM's work here: the kernels need neither pass,
+    which would take three fifths of the compile time.
+    """
+    config = {"tirx.disable_cse_tir": True}
+    skipped = ["s_tir.CompactBufferAllocation"]
+    try:
+        with tvm.transform.PassContext(opt_level=3, config=config, disabled_pass=skipped):
+            return tvm.compile(mod, target=ISAS[host.isa].target)
+    except Exception as error:  # TVM raises its own kinds, not ours
+        raise CompileError(
+            f"TVM could not compile the network: {error}",
+            where=f"instruction set {host.isa}",
+            fix="report this with the bundle; another backend.compile.host.isa may work",
+        ) from error
+
+
+def _export(executable: relax.VMExecutable, path: Path) -> None:
+    try:
+        with NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".so") as unfinished:
+            executable.export_library(unfinished.name)
+            Path(unfinished.name).chmod(0o644)
+            os.link(unfinished.name, temporary := f"{unfinished.name}.done")
+            Path(temporary).replace(path)
+    except OSError as error:
+        raise StorageError(
+            f"the library cannot be written: {error.strerror or error}",
+            where=str(path),
+            fix="choose an output folder that is writable and has free space",
+        ) from error
+    except Exception as error:
+        raise CompileError(
+            f"the library could not be linked: {error}",
+            where=str(path),
+            fix="check that gcc works (package gcc)",
+        ) from error
+
+
+def _workspace_bytes(parts: list[Chain]) -> int:
+    rings = sum(
+        p.layouts[t].stride * rows * min(p.threads, p.blocks)
+        for p in parts
+        for t, rows in p.schedule.rings.items()
+    )
+    between = sum(int(np.prod(p.shapes[p.output][0])) for p in parts[:-1])
+    return rings + between
+
+
+class Library:
+    """A loaded library: `library(x)` runs one input.
+
+    Attributes:
+        input_shape, input_dtype: what `x` must be.
+    """
+
+    def __init__(self, path: Path, host: Host) -> None:
+        """Maps the library at `path`.
+
+        Raises:
+            HostError: this machine lacks the instruction set, or the file is not a library.
+        """
+        require(host.isa)
+        set_threads(host.threads)
+        try:
+            # A private copy: the linker would return an older library of the same name, and a
+            # mapped file must not change.
+            with NamedTemporaryFile(suffix=".so") as private:
+                shutil.copyfile(path, private.name)
+                loaded = tvm.runtime.load_module(private.name)
+            self._vm = relax.VirtualMachine(loaded, tvm.cpu(), memory_cfg="pooled")
+        except Exception as error:
+            raise HostError(
+                f"the library cannot be loaded: {error}", where=str(path), fix="build it again"
+            ) from error
+        self._threads = host.threads
+        self._main = self._vm["main"]
+
+    def __call__(self, x: Array) -> Array:
+        """Runs the network.
+
+        Args:
+            x: float32 [1, C, H, W] or uint8 [1, H, W, C], of the size the library was built for.
+        Returns:
+            float32 [1, C, H, W] or uint8 [1, H, W, C]; the memory is the result's own.
+        """
+        set_threads(self._threads)
+        result: Array = np.from_dlpack(self._main(tvm.runtime.from_dlpack(_aligned(x))))
+        return result
+
+
+_ALIGNMENT = 64  # bytes; TVM's vector accesses to tensors assume it
+
+
+def _aligned(x: Array) -> Array:
+    """`x` itself where it is contiguous, writable and aligned, else a copy."""
+    ready = x.flags.c_contiguous and x.flags.writeable and x.ctypes.data % _ALIGNMENT == 0
+    if ready:
+        return x
+    raw = np.empty(x.nbytes + _ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % _ALIGNMENT
+    copy = raw[start : start + x.nbytes].view(x.dtype).reshape(x.shape)
+    copy[...] = x
+    return copy
+
+
+_threads_set = 0
+
+
+def set_threads(threads: int) -> None:
+    """TVM's worker threads of this process; its default is half the processors."""
+    global _threads_set
+    if threads != _threads_set:
+        tvm.get_global_func("runtime.config_threadpool")(1, threads)
+        _threads_set = threads
+
+
+def load_library(path: Path, host: Host) -> Library:
+    """The library at `path`; see `Library`."""
+    return Library(path, host)
