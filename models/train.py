@@ -81,7 +81,7 @@ class Training:
         self.step = 0
         self.curve: list[dict[str, float]] = []
         torch.manual_seed(recipe.seed)
-        self.network = BicubicPlusPlus(recipe.rate).to(memory_format=torch.channels_last)
+        self.network = BicubicPlusPlus(recipe.rate)
         for conv in self.network.children():
             parametrize.register_parametrization(conv, "weight", _AsMatrix(conv.weight.shape))
         self.optimizer = torch.optim.Muon(
@@ -273,6 +273,9 @@ def main(arguments: list[str] | None = None) -> int:
     except WorkbenchError as error:
         print(error, file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("stopped; the same command continues from the last checkpoint", file=sys.stderr)
+        return 130
     print(f"wrote {out}")
     return 0
 
