@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -22,9 +23,13 @@ class Store:
     """A directory of finished results, each under the digest of everything it was made from.
 
     Two processes that want the same result at once make it once: the second waits for the first.
+
+    Attributes:
+        fresh: make every result again and replace what is there.
     """
 
     root: Path
+    fresh: bool = False
 
     def get(self, key: str, suffix: str, produce: Callable[[Path], None]) -> Path:
         """The file under `key`; made by `produce(temporary path)` where it is not there yet.
@@ -38,7 +43,7 @@ class Store:
         path = self.root / key[:2] / f"{key}{suffix}"
         if path.exists():
             return path
-        with _storage(path), _exclusive(path.with_suffix(".lock")):
+        with storage(path), _exclusive(path.with_suffix(".lock")):
             if not path.exists():
                 with atomic(path) as temporary:
                     produce(temporary)
@@ -46,16 +51,27 @@ class Store:
 
 
 def key(stage: str, *parts: Any) -> str:
-    """sha256 of a stage's name and everything that its result depends on.
+    """sha256 of a stage's name, this program's source, and all else that its result depends on.
 
     Args:
         parts: bytes, or values that JSON can hold (dicts are ordered by key).
     """
-    digest = hashlib.sha256(stage.encode())
+    digest = hashlib.sha256(f"{stage} {_source_digest()}".encode())
     for part in parts:
         data = part if isinstance(part, bytes) else json.dumps(part, sort_keys=True).encode()
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)
+    return digest.hexdigest()
+
+
+@functools.cache
+def _source_digest() -> str:
+    """sha256 of our own source: a result of other code is another result."""
+    digest = hashlib.sha256()
+    here = Path(__file__).parents[1]
+    for package in ("calib", "compiler"):
+        for path in sorted((here / package).rglob("*.py")):
+            digest.update(path.relative_to(here).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()
 
 
@@ -77,13 +93,13 @@ def atomic(path: Path) -> Iterator[Path]:
     Raises:
         StorageError: the folder is read-only, full, or not a folder.
     """
-    with _storage(path):
+    with storage(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         temporary = scratch / path.name
         yield temporary
-        with _storage(path):
+        with storage(path):
             if path.is_dir() and not path.is_symlink():
                 path.rename(scratch / "replaced")
             temporary.replace(path)
@@ -93,7 +109,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     """Writes UTF-8 text atomically."""
-    with atomic(path) as temporary, _storage(path):
+    with atomic(path) as temporary, storage(path):
         temporary.write_text(text, encoding="utf-8")
 
 
@@ -104,14 +120,14 @@ def write_json(path: Path, value: Any) -> None:
 
 def require_writable(folder: Path) -> None:
     """Raises StorageError now, not at the end of a build, where `folder` cannot be written."""
-    with atomic(folder / ".probe") as temporary, _storage(folder):
+    with atomic(folder / ".probe") as temporary, storage(folder):
         temporary.write_bytes(b"")
     with contextlib.suppress(OSError):
         (folder / ".probe").unlink()
 
 
 @contextlib.contextmanager
-def _storage(path: Path) -> Iterator[None]:
+def storage(path: Path) -> Iterator[None]:
     """Turns operating system errors about `path` into StorageError."""
     try:
         yield
