@@ -8,7 +8,6 @@ channels of its last convolution into pixels. `models.network` is the same in Py
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from compiler.errors import ModelError, StorageError
+from compiler.errors import ModelError
+from compiler.store import atomic, storage
 
 SLOPE = 0.1  # of the three LeakyReLU
 
@@ -119,19 +119,8 @@ def export_onnx(
         StorageError: the folder of `path` cannot be written.
     """
     content = to_onnx(state, rate, description).SerializeToString(deterministic=True)
-    unfinished = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_bytes(content)
-        unfinished.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            unfinished.unlink()
-        raise StorageError(
-            f"cannot write the model: {error.strerror}",
-            where=str(path),
-            fix="choose a folder that can be written and has space",
-        ) from error
+    with atomic(path) as temporary, storage(path):
+        temporary.write_bytes(content)
 
 
 def _conv(name: str, source: str, stride: int = 1) -> onnx.NodeProto:

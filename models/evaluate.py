@@ -15,23 +15,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
 from calib.bicubic import crop_to_multiple, downscale, upscale
-from calib.errors import DataError, ImageError, WorkbenchError
+from calib.errors import WorkbenchError
+from calib.images import list_images, read_image
 from compiler.errors import ModelError
+from compiler.metrics import psnr_db, rgb_to_y
 from compiler.runner import Session
+from compiler.scaling import Scaling, from_output, pad_frame, to_uint8
 
 Network = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """float32 [1, 3, H, W] in [0, 1], H and W even -> float32 [1, 3, rate*H, rate*W]."""
 
 Upscaler = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 """RGB uint8 [H, W, 3] -> RGB uint8 [rate*H, rate*W, 3]."""
-
-_LUMA = np.array([65.481, 128.553, 24.966]) / 255
 
 
 @dataclass(frozen=True)
@@ -42,65 +42,30 @@ class Psnr:
     y_db: float
 
 
-def images_in(folder: Path) -> list[Path]:
-    """The PNG and JPEG files of a folder in name order.
-
-    Raises:
-        DataError: there is none.
-    """
-    paths = sorted(p for p in folder.glob("*") if p.suffix.lower() in (".png", ".jpg", ".jpeg"))
-    if not paths:
-        raise DataError(
-            "no .png or .jpg images", where=str(folder), fix="name a folder of images with --hr"
-        )
-    return paths
-
-
-def read_rgb(path: Path) -> NDArray[np.uint8]:
-    """RGB uint8 [H, W, 3]; a grey image is tripled.
-
-    Raises:
-        ImageError: the file is not a readable image.
-    """
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
-    if image is None:
-        raise ImageError("not a readable image", where=str(path), fix="remove or replace the file")
-    return np.asarray(image, np.uint8)
-
-
 def upscaler(network: Network, rate: int) -> Upscaler:
     """Wraps a network for images of any size.
 
     An odd side is padded by one replicated row or column, and the output is cropped to match.
     """
+    even = Scaling(rate, grid=2)
 
     def run(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        pixels = pad_frame(image, even).transpose(2, 0, 1)[None].astype(np.float32)
         height, width = image.shape[:2]
-        even = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-        output = network(even.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(255))
-        pixels = np.rint(np.clip(255 * output[0], 0, 255)).astype(np.uint8)
-        rows = pixels.transpose(1, 2, 0)
-        return np.ascontiguousarray(rows[: rate * height, : rate * width])
+        return to_uint8(from_output(network(pixels / 255), (rate * height, rate * width)))
 
     return run
 
 
 def measure(upscale: Upscaler, images: Sequence[NDArray[np.uint8]], rate: int) -> Psnr:
     """Mean over the ground truths of the PSNR that an upscaler reaches from their reductions."""
-    scores = []
+    rgb_db, y_db = [], []
     for image in images:
         hr = crop_to_multiple(image, rate)
-        scores.append(_psnr_db(upscale(downscale(hr, rate)), hr, rate))
-    rgb_db, y_db = np.mean(scores, axis=0)
-    return Psnr(float(rgb_db), float(y_db))
-
-
-def _psnr_db(a: NDArray[np.uint8], b: NDArray[np.uint8], border: int) -> tuple[float, float]:
-    inside = slice(border, -border)
-    error = a[inside, inside].astype(np.float64) - b[inside, inside]
-    mean_squares = np.mean(error**2), np.mean((error @ _LUMA) ** 2)
-    rgb_db, y_db = (10 * np.log10(255**2 / m) if m else np.inf for m in mean_squares)
-    return float(rgb_db), float(y_db)
+        answer = upscale(downscale(hr, rate))
+        rgb_db.append(psnr_db(hr, answer, rate))
+        y_db.append(psnr_db(rgb_to_y(hr), rgb_to_y(answer), rate))
+    return Psnr(float(np.mean(rgb_db)), float(np.mean(y_db)))
 
 
 def load_network(path: Path) -> tuple[Network, int]:
@@ -144,7 +109,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _print_rows(path: Path, folders: Sequence[Path]) -> None:
     network, rate = load_network(path)
     for folder in folders:
-        images = [read_rgb(p) for p in images_in(folder)]
+        images = [read_image(file) for file in list_images(folder, None, None)]
         print(f"{folder}  {len(images)} images, {rate}x, PSNR dB RGB / Y")
         for name, method in (
             ("bicubic", lambda image: upscale(image, rate)),

@@ -6,18 +6,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from calib.bicubic import crop_to_multiple, downscale, imresize
 from calib.errors import DataError
+from calib.images import list_images, read_image
 from models.synthetic import draw
 
 # Never trained on: they choose between recipes, and stay unseen for whoever measures later.
 HELD_OUT = ("canyon-wren", "piazza-gae-aulenti", "roman-colosseum", "tea-gardens")
-
-_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 @dataclass(frozen=True)
@@ -32,13 +30,13 @@ def photographs(folder: Path) -> tuple[list[Path], list[Path]]:
     """Photographs of a folder in name order: those to train on, and those of `HELD_OUT`.
 
     Raises:
-        DataError: the folder has no photograph to train on.
+        DataError: the folder is missing, or has no photograph to train on.
     """
-    paths = sorted(p for p in folder.glob("*") if p.suffix.lower() in _SUFFIXES)
+    paths = list_images(folder, None, None)
     training = [p for p in paths if p.stem not in HELD_OUT]
     if not training:
         raise DataError(
-            "no photographs (.jpg, .png) to train on",
+            f"holds no photographs but those held out: {', '.join(HELD_OUT)}",
             where=str(folder),
             fix="name a folder of large photographs with --data",
         )
@@ -49,11 +47,9 @@ def shrunk_pairs(path: Path, rate: int, factors: Iterable[float]) -> list[Pair]:
     """One pair for each factor by which the photograph is shrunk first, to bury its JPEG artefacts.
 
     Raises:
-        DataError: the file is no image.
+        ImageError: the file is no image.
     """
-    photograph = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
-    if photograph is None:
-        raise DataError("not a readable image", where=str(path), fix="remove or replace the file")
+    photograph = read_image(path)
     height, width = photograph.shape[:2]
     return [
         pair(imresize(photograph, round(height / factor), round(width / factor)), rate)

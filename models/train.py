@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import math
 import sys
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from calib.errors import DataError, WorkbenchError
+from compiler.store import atomic, storage, write_json
 from models.bicubic_plusplus import export_onnx
 from models.evaluate import measure, upscaler
 from models.network import BicubicPlusPlus
@@ -128,7 +128,11 @@ class Training:
         return point
 
     def save(self, path: Path) -> None:
-        """Writes a checkpoint, complete or not at all."""
+        """Writes a checkpoint, complete or not at all.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
         content = {
             "recipe": dataclasses.asdict(self.recipe),
             "step": self.step,
@@ -137,9 +141,8 @@ class Training:
             "average": self.average,
             "curve": self.curve,
         }
-        unfinished = path.with_name(f".{path.name}.part")
-        torch.save(content, unfinished)
-        unfinished.replace(path)
+        with atomic(path) as temporary, storage(path):
+            torch.save(content, temporary)
 
     def load(self, path: Path) -> None:
         """Continues from a checkpoint of the same recipe.
@@ -243,8 +246,8 @@ def train(recipe: Recipe, data: Path, folder: Path, report: Callable[[str], None
 
     Raises:
         DataError: no photographs, or a checkpoint of another recipe.
+        StorageError: `folder` cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / "checkpoint.pt"
     training = Training(recipe)
     if checkpoint.exists():
@@ -254,7 +257,7 @@ def train(recipe: Recipe, data: Path, folder: Path, report: Callable[[str], None
         training.run(images, min(recipe.steps, training.step + _CHECK_EVERY))
         point = training.watch(images)
         training.save(checkpoint)
-        (folder / "curve.json").write_text(json.dumps(training.curve))
+        write_json(folder / "curve.json", training.curve)
         report(f"step {training.step}: {point['rgb_db']:.3f} dB RGB, {point['y_db']:.3f} dB Y")
     return training
 

@@ -116,5 +116,5 @@ def test_refuses_other_kernels(
 
 def test_refuses_a_folder_it_cannot_write(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match="cannot write the model"):
+    with pytest.raises(StorageError, match="cannot be written"):
         export_onnx(state_of(3), 3, tmp_path / "file" / "m.onnx")

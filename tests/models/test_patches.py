@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calib.bicubic import downscale
-from calib.errors import DataError
+from calib.errors import DataError, ImageError
 from models.patches import HELD_OUT, batch, drawn_pairs, pair, photographs, shrunk_pairs
 from models.synthetic import draw
 
@@ -59,10 +59,11 @@ def test_photographs_keeps_the_held_out_apart(tmp_path: Path) -> None:
 
 
 def test_refuses_folders_without_photographs(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no photographs"):
+    (tmp_path / f"{HELD_OUT[1]}.jpg").write_text("")
+    with pytest.raises(DataError, match="no photographs but those held out"):
         photographs(tmp_path)
     (tmp_path / "a.png").write_text("no image")
-    with pytest.raises(DataError, match="not a readable image"):
+    with pytest.raises(ImageError, match="image"):
         shrunk_pairs(tmp_path / "a.png", 3, [2])
 
 

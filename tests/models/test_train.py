@@ -116,4 +116,4 @@ def test_command_refuses_an_empty_folder(
 ) -> None:
     flags = ["--rate", "2", "--steps", "2", "--run", str(tmp_path / "run")]
     assert main([*flags, "--data", str(tmp_path)]) == 2
-    assert "no photographs" in capsys.readouterr().err
+    assert "no file with suffix" in capsys.readouterr().err
