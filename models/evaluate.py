@@ -50,9 +50,10 @@ def upscaler(network: Network, rate: int) -> Upscaler:
     even = Scaling(rate, grid=2)
 
     def run(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        pixels = pad_frame(image, even).transpose(2, 0, 1)[None].astype(np.float32)
         height, width = image.shape[:2]
-        return to_uint8(from_output(network(pixels / 255), (rate * height, rate * width)))
+        x: NDArray[np.float32] = pad_frame(image, even).transpose(2, 0, 1)[None].astype(np.float32)
+        x /= 255
+        return to_uint8(from_output(network(x), (rate * height, rate * width)))
 
     return run
 
