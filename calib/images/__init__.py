@@ -5,7 +5,7 @@ float32 CHW tensor that a network takes. One implementation serves calibration, 
 running.
 """
 
-from calib.images.files import digest, list_images, read_image, write_image
+from calib.images.files import digest, list_images, read_image, read_size, write_image
 from calib.images.process_ops import (
     CenterCrop,
     ChannelSplit,
@@ -36,6 +36,7 @@ __all__ = [
     "list_images",
     "pointwise_table",
     "read_image",
+    "read_size",
     "warnings",
     "write_image",
 ]

@@ -27,6 +27,7 @@ SUFFIXES: Final = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """Suffixes (lower case) of the formats that `read_image` takes."""
 
 _MAX_FILE_BYTES: Final = 2**30
+_ORIENTATION: Final = 0x0112  # EXIF: 5 to 8 lie on their side
 _JPEG_END: Final = b"\xff\xd9"
 _KINDS: Final[tuple[tuple[bytes, type[ImageFile]], ...]] = (
     (b"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
@@ -70,6 +71,18 @@ def read_image(path: Path) -> Uint8:
         raise _damaged(path, "the decoder refuses it")
     rgb: Uint8 = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
     return rgb
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """Height and width in pixels of what `read_image` would return, from the header alone.
+
+    Raises:
+        ImageError: the file is missing, or its header is not one of a readable image.
+    """
+    header = _parse_header(_read_bytes(path), path)
+    width, height = header.size
+    turned = header.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+    return (width, height) if turned else (height, width)
 
 
 def write_image(path: Path, rgb: Uint8) -> None:

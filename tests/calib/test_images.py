@@ -33,6 +33,7 @@ from calib.images import (
     list_images,
     pointwise_table,
     read_image,
+    read_size,
     write_image,
 )
 from calib.images.files import MAX_PIXELS
@@ -84,6 +85,7 @@ def test_read_image_is_cv2_imread_in_rgb_order(tmp_path: Path, suffix: str) -> N
     rgb = read_image(path)
     assert rgb.dtype == np.uint8
     assert rgb.flags.c_contiguous
+    assert read_size(path) == rgb.shape[:2]
     np.testing.assert_array_equal(rgb, cv2.imread(str(path), cv2.IMREAD_COLOR)[..., ::-1])
     if suffix != ".webp":
         np.testing.assert_array_equal(rgb, np.asarray(Image.open(path).convert("RGB")))
@@ -110,6 +112,7 @@ def test_alpha_is_dropped_and_orientation_applied(tmp_path: Path) -> None:
     exif[0x0112] = 6  # turn by 90 degrees clockwise
     Image.fromarray(rgba[..., :3]).save(tmp_path / "turned.jpg", exif=exif)
     assert read_image(tmp_path / "turned.jpg").shape == (6, 5, 3)
+    assert read_size(tmp_path / "turned.jpg") == (6, 5)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tiff", ".webp"])
