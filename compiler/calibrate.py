@@ -6,13 +6,22 @@ Runtime supplies the activations of one image at a time; nothing keeps more than
 
 from __future__ import annotations
 
+import itertools
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx.utils
 
 from calib import table as calib_table
-from calib.histogram import Histogram, Range
+from calib.histogram import (
+    Histogram,
+    Range,
+    dump_histograms,
+    dump_ranges,
+    load_histograms,
+    load_ranges,
+)
 from calib.images import ProcessOp, apply_ops, digest
 from calib.methods import Method
 from calib.qparams import F32
@@ -76,6 +85,23 @@ def observe(
         for name, x in activations.of(photo, []):
             halves[i % 2][name] = halves[i % 2][name].add(x, name)
     return Observed(ranges, (halves[0], halves[1]), tuple(digests))
+
+
+def dump(observed: Observed) -> bytes:
+    """The observations as bytes; same observations, same bytes."""
+    parts = (dump_ranges(observed.ranges), *(dump_histograms(h) for h in observed.halves))
+    head = {"digests": observed.digests, "lengths": [len(p) for p in parts]}
+    return b"".join([json.dumps(head).encode(), b"\n", *parts])
+
+
+def load(data: bytes) -> Observed:
+    """Inverse of `dump`."""
+    line, _, rest = data.partition(b"\n")
+    head = json.loads(line)
+    ends = list(itertools.accumulate(head["lengths"], initial=0))
+    ranges, even, odd = (rest[a:b] for a, b in itertools.pairwise(ends))
+    halves = (load_histograms(even), load_histograms(odd))
+    return Observed(load_ranges(ranges), halves, tuple(head["digests"]))
 
 
 class _Activations:

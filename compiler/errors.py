@@ -50,6 +50,10 @@ class AccumulatorOverflowError(ModelError):
     """An int32 accumulator could overflow for some input; the build refuses rather than wrap."""
 
 
+class CalibrationWarningError(WorkbenchError):
+    """A calibration warning under `strict: true`: thresholds still move, or clip visibly."""
+
+
 class CompileError(WorkbenchError):
     """The code generator or the host compiler failed."""
 

@@ -46,6 +46,11 @@ class Reporter:
         if not self.quiet:
             self.console.print(f"[bold]{text}[/bold]", highlight=False)
 
+    def detail(self, text: str) -> None:
+        """An indented line under the last one, printed as it stands."""
+        if not self.quiet:
+            self.console.print(f"  {text}", markup=False, highlight=False)
+
     def warn(self, text: str) -> None:
         """A warning; shown in quiet mode too."""
         self.console.print(f"[yellow]warning:[/yellow] {text}", highlight=False)

@@ -76,8 +76,18 @@ class _Writer:
             helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, channels[name], h, w])
             for name, h, w in ports
         )
+        inner = [
+            helper.make_tensor_value_info(name, kind, [1, channels[op.output], None, None])
+            for op in ops[:-1]
+            for name, kind in self.inner_tensors(op, scales)
+        ]
         graph = helper.make_graph(
-            self.nodes, self.name, [graph_input], [graph_output], self.initializers
+            self.nodes,
+            self.name,
+            [graph_input],
+            [graph_output],
+            self.initializers,
+            value_info=inner,
         )
         model = helper.make_model(
             graph,
@@ -87,6 +97,16 @@ class _Writer:
         )
         onnx.checker.check_model(model)
         return model
+
+    @staticmethod
+    def inner_tensors(op: Op | FloatOp, scales: dict[str, QParams]) -> list[tuple[str, int]]:
+        """What an operator leaves between others, by name and element type."""
+        if isinstance(op, QuantizeInput):
+            return [(op.output, TensorProto.INT8)] if op.output in scales else []
+        inner: list[tuple[str, int]] = [(op.output, TensorProto.FLOAT)]
+        if isinstance(op, Conv) and op.output in scales:
+            inner.append((f"{op.output}_q", TensorProto.INT8))
+        return inner
 
     def constant(self, name: str, value: NDArray[Any]) -> str:
         self.initializers.append(numpy_helper.from_array(np.array(value), name))

@@ -69,12 +69,22 @@ def colour_ops(ops: Sequence[ProcessOp]) -> tuple[ProcessOp, ...]:
 
 
 def to_input(ops: Sequence[ProcessOp], image: Rgb, scaling: Scaling) -> F32:
-    """float32 [1, C, H', W'], padded to the grid by replicating the last row and column."""
-    x = apply_ops(colour_ops(ops), image)
-    height, width = padded_size(scaling, (image.shape[0], image.shape[1]))
-    rows, cols = height - x.shape[1], width - x.shape[2]
-    padded: F32 = np.pad(x, ((0, 0), (0, rows), (0, cols)), mode="edge")[None]
-    return padded
+    """float32 [1, C, H', W'], padded to the grid."""
+    return pad_tensor(apply_ops(colour_ops(ops), image)[None], scaling)
+
+
+def pad_tensor(x: F32, scaling: Scaling) -> F32:
+    """[1, C, H', W'], padded to the grid by replicating the last row and column."""
+    height, width = padded_size(scaling, (x.shape[2], x.shape[3]))
+    rows, cols = height - x.shape[2], width - x.shape[3]
+    return np.pad(x, ((0, 0), (0, 0), (0, rows), (0, cols)), mode="edge") if rows or cols else x
+
+
+def pad_frame(frame: Rgb, scaling: Scaling) -> Rgb:
+    """uint8 [H', W', C], padded to the grid by replicating the last row and column."""
+    height, width = padded_size(scaling, (frame.shape[0], frame.shape[1]))
+    rows, cols = height - frame.shape[0], width - frame.shape[1]
+    return np.pad(frame, ((0, rows), (0, cols), (0, 0)), mode="edge")
 
 
 def from_output(y: F32, size: Size) -> F32:
@@ -104,10 +114,14 @@ def bicubic_upscale(ops: Sequence[ProcessOp], lr: Rgb, rate: int) -> Rgb:
     return bicubic.upscale(reference(ops, lr), rate)
 
 
+def stretch(image: Rgb, size: Size) -> Rgb:
+    """cv2's bilinear resize to `size`; the aspect is not kept."""
+    return np.asarray(cv2.resize(image, (size[1], size[0])), np.uint8)
+
+
 def vendor_input(ops: Sequence[ProcessOp], lr: Rgb, size: Size) -> F32:
     """Protocol `vendor`: LR stretched to `size` by cv2, float32 [1, C, H, W]."""
-    stretched = cv2.resize(lr, (size[1], size[0]))
-    return apply_ops(colour_ops(ops), np.asarray(stretched, np.uint8))[None]
+    return apply_ops(colour_ops(ops), stretch(lr, size))[None]
 
 
 def vendor_output(y: F32) -> F32:
@@ -118,5 +132,4 @@ def vendor_output(y: F32) -> F32:
 
 def vendor_reference(ops: Sequence[ProcessOp], hr: Rgb, size: Size) -> Rgb:
     """The ground truth resized to the output by cv2, uint8 [H, W, C]."""
-    stretched = cv2.resize(hr, (size[1], size[0]))
-    return reference(ops, np.asarray(stretched, np.uint8))
+    return reference(ops, stretch(hr, size))

@@ -1,0 +1,106 @@
+"""`python -m compiler.check SPEC...`: judges specs against schema and target, builds nothing."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from compiler import cli, spec
+from compiler import target as targets
+from compiler.errors import SpecError
+from compiler.progress import Reporter
+from compiler.spec import SpecFile
+from compiler.store import write_json
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a spec is refused."""
+
+    code: str
+    line: int | None
+    key: str
+    message: str
+    fix: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One spec: buildable or refused, what it misses on this disk, what has no effect."""
+
+    spec: str
+    verdict: str
+    reasons: tuple[Reason, ...]
+    missing: tuple[str, ...] = ()
+    no_effect: tuple[str, ...] = ()
+
+
+def judge(path: Path) -> Verdict:
+    """The verdict on one spec; never raises for what the file holds."""
+    file, faults = spec.check(path)
+    if file is None:
+        return Verdict(str(path), "refused", tuple(map(_reason, faults)))
+    try:
+        refusals = targets.check(file, targets.load(file))
+    except SpecError as error:
+        refusals = (error,)
+    return Verdict(
+        str(path),
+        "refused" if refusals else "buildable",
+        tuple(map(_reason, refusals)),
+        _missing(file),
+        file.no_effect,
+    )
+
+
+def _reason(error: SpecError) -> Reason:
+    return Reason(type(error).code(), error.line, error.key, error.what, error.fix)
+
+
+def _missing(file: SpecFile) -> tuple[str, ...]:
+    """Paths that the spec names and this disk lacks; a fallback stands in for a data set."""
+    wanted = [file.spec.frontend.checkpoint]
+    dataset = file.spec.dataset
+    if dataset is not None and dataset.path and dataset.fallback is None:
+        wanted.append(dataset.path)
+    return tuple(path for path in wanted if not Path(path).exists())
+
+
+def parser() -> argparse.ArgumentParser:
+    """Arguments of the command."""
+    result = argparse.ArgumentParser(
+        prog="python -m compiler.check",
+        description="Validate specs against schema and target; build nothing.",
+        epilog="Exit status: 0 if all are buildable, 2 otherwise. Missing files are noted, no "
+        "reason to refuse.",
+    )
+    result.add_argument("specs", nargs="+", type=Path, metavar="SPEC")
+    result.add_argument("--json", type=Path, metavar="FILE", help="write the verdicts as JSON")
+    result.add_argument("--quiet", action="store_true", help="exit status only")
+    return result
+
+
+def run(args: argparse.Namespace, reporter: Reporter) -> int:
+    """Judges every spec, also after the first bad one."""
+    verdicts = [judge(path) for path in args.specs]
+    for verdict in verdicts:
+        _show(verdict, reporter)
+    if args.json:
+        write_json(args.json, [asdict(verdict) for verdict in verdicts])
+    return 0 if all(verdict.verdict == "buildable" for verdict in verdicts) else 2
+
+
+def _show(verdict: Verdict, reporter: Reporter) -> None:
+    colour = "green" if verdict.verdict == "buildable" else "red"
+    reporter.stage(f"[{colour}]{verdict.verdict}[/{colour}]  {verdict.spec}")
+    for reason in verdict.reasons:
+        where = f"line {reason.line} " if reason.line else ""
+        reporter.detail(f"{where}{reason.key}: {reason.message}\n    fix: {reason.fix}")
+    for label, names in (("missing", verdict.missing), ("without effect", verdict.no_effect)):
+        if names:
+            reporter.detail(f"{label}: {', '.join(names)}")
+
+
+if __name__ == "__main__":
+    cli.main(parser(), run)

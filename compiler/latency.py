@@ -1,0 +1,45 @@
+"""Latency of a callable: medians and percentiles over repeated runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds of one call, over `runs` calls."""
+
+    median_ms: float
+    p10_ms: float
+    p90_ms: float
+    runs: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The object of latency.json."""
+        return {k: round(v, 3) if k != "runs" else v for k, v in asdict(self).items()}
+
+
+def measure(
+    calls: Mapping[str, Callable[[], object]], runs: int, warmup: int = 2
+) -> dict[str, Latency]:
+    """Times several callables in turn, A B C A B C, so that drift of the machine hits all alike."""
+    for _ in range(warmup):
+        for call in calls.values():
+            call()
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(runs):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            times[name].append((time.perf_counter() - start) * 1e3)
+    return {name: _latency(samples) for name, samples in times.items()}
+
+
+def _latency(samples_ms: Sequence[float]) -> Latency:
+    p10, median, p90 = np.percentile(samples_ms, [10, 50, 90])
+    return Latency(float(median), float(p10), float(p90), len(samples_ms))

@@ -1,0 +1,304 @@
+"""The build, read from top to bottom: spec -> model -> calibrate -> quantize -> compile -> verify.
+
+The only module that calls all stages. Expensive stages are kept in the store under the digest of
+everything they depend on, so a second build with one changed line re-runs only what follows.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from calib.images import warnings as process_op_warnings
+from calib.methods import method
+from calib.table import CalibrationTable
+from compiler import (
+    bundle,
+    calibrate,
+    dataset,
+    fusion,
+    host,
+    latency,
+    model,
+    qdq,
+    quantize,
+    runner,
+    simplify,
+    stats,
+    store,
+    verify,
+)
+from compiler import target as targets
+from compiler.accuracy import Accuracy
+from compiler.calibrate import Observed
+from compiler.dataset import PhotoSet
+from compiler.engine import Engine
+from compiler.errors import CalibrationWarningError, SpecError, UnsupportedOperatorError
+from compiler.floatnet import FloatNetwork
+from compiler.latency import Latency
+from compiler.network import Network
+from compiler.progress import Reporter
+from compiler.spec import SpecFile, at
+from compiler.stats import NetworkStats
+from compiler.store import Store
+from compiler.target import Target
+
+STAGES = ("model", "calibrate", "quantize", "compile", "verify", "bundle")
+BENCH_RUNS = 15
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a build made; later fields are None where it was stopped before them (`until`)."""
+
+    stats: NetworkStats
+    table: CalibrationTable | None = None
+    net: Network | None = None
+    accuracy: Accuracy | None = None
+    latency: Latency | None = None
+    library: Path | None = None
+    bundle: Path | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def run(
+    file: SpecFile,
+    reporter: Reporter,
+    *,
+    out: Path | None = None,
+    fresh: bool = False,
+    until: str = STAGES[-1],
+) -> Result:
+    """Builds the bundle of one spec.
+
+    Args:
+        out: parent directory of the bundle, instead of the spec's `workspace.path`.
+        fresh: ignore stored results of earlier builds.
+        until: the last stage to run.
+    Raises:
+        WorkbenchError: any of the family; nothing half-written is left.
+    """
+    spec, clock = file.spec, _Clock()
+    target = targets.load(file)
+    targets.require(file, target)
+    machine = host.detect(spec.backend.compile.host.isa, spec.backend.compile.host.threads)
+    out = out or Path(spec.workspace.path)
+    store.require_writable(out)
+    kept = Store(out / ".store", fresh)
+    _warn(reporter, _spec_warnings(file))
+
+    with clock("model"):
+        reporter.stage(f"model      {spec.frontend.checkpoint}")
+        shape = {name: tuple(dims) for name, dims in spec.frontend.shape.items()}
+        loaded = model.load(Path(spec.frontend.checkpoint), shape)
+        fp32 = _simplified(loaded, kept, reporter)
+        floats = fusion.fuse(fp32)
+        _require_operators(fp32, target)
+        counts = stats.network_stats(floats, _main_size(file))
+    if until == "model":
+        return Result(counts, seconds=clock.seconds)
+
+    with clock("calibrate"):
+        photos = _photos(file)
+        _warn(reporter, photos.warnings)
+        reporter.stage(f"calibrate  {len(photos.photos)} images of {photos.source}")
+        observed = _observed(file, floats, photos, kept, machine.threads, reporter)
+        wish = spec.backend.quantize
+        chosen = method(wish.calibrate_mode, wish.calibrate_range)
+        table, doubts = calibrate.choose(floats, observed, chosen, symmetric=target.symmetric)
+        if doubts and wish.strict:
+            raise CalibrationWarningError(
+                "; ".join(doubts), where="calibration", fix="use more images, or strict: false"
+            )
+        _warn(reporter, doubts)
+    if until == "calibrate":
+        return Result(counts, table, seconds=clock.seconds)
+
+    with clock("quantize"):
+        reporter.stage(f"quantize   {wish.calibrate_mode}, {target.activations} activations")
+        weights = {
+            conv.name: quantize.round_to_nearest(
+                conv,
+                per_channel=wish.quantize_per_channel,
+                power2=wish.weight_scale == "power2",
+            )
+            for conv in floats.convs
+        }
+        net = quantize.quantize(floats, table, weights)
+    if until == "quantize":
+        return Result(counts, table, net, seconds=clock.seconds)
+
+    with clock("compile"):
+        reporter.stage(f"compile    {machine.isa}, {machine.threads} threads")
+        engine = Engine(spec, fp32, net, machine, kept, frozenset(observed.digests))
+        main_library = engine.library_path(engine.main_net, engine.main_size)
+    if until == "compile":
+        return Result(counts, table, net, library=main_library, seconds=clock.seconds)
+
+    with clock("verify"):
+        reporter.stage(f"verify     protocol {spec.verify.protocol}")
+        result, doubts = verify.measure_engine(engine, spec.verify, reporter)
+        _warn(reporter, doubts)
+        speed = _latency(engine)
+    if until == "verify":
+        return Result(
+            counts, table, net, result, speed, library=main_library, seconds=clock.seconds
+        )
+
+    folder = out / spec.name
+    with clock("bundle"), store.atomic(folder) as temporary:
+        bundle.write(
+            temporary,
+            engine,
+            library=main_library,
+            texts={
+                "calibration.json": table.to_json(),
+                "accuracy.json": json.dumps(result.to_json(), indent=2) + "\n",
+                "accuracy.csv": result.to_csv(),
+            },
+            provenance={
+                "model": {"path": spec.frontend.checkpoint, "sha256": loaded.sha256},
+                "calibration": {"source": photos.source, "images": list(observed.digests)},
+            },
+        )
+        measured = {
+            "latency.json": _latency_json(file, speed),
+            "timing.json": _timing_json(clock),
+        }
+        bundle.write_measured(temporary, measured)
+    return Result(counts, table, net, result, speed, main_library, folder, clock.seconds)
+
+
+class _Clock:
+    """Seconds of each stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = time.perf_counter() - start
+
+
+def _warn(reporter: Reporter, warnings: tuple[str, ...]) -> None:
+    for warning in warnings:
+        reporter.warn(warning)
+
+
+def _spec_warnings(file: SpecFile) -> tuple[str, ...]:
+    found: tuple[str, ...] = ()
+    if file.no_effect:
+        found = (f"without effect on this target: {', '.join(file.no_effect)}",)
+    return found + process_op_warnings(file.spec.dataset.process_ops if file.spec.dataset else [])
+
+
+def _main_size(file: SpecFile) -> tuple[int, int]:
+    shapes = list(file.spec.frontend.shape.values())
+    if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][0] != 1:
+        raise SpecError(
+            f"the shape {file.spec.frontend.shape} is not one image",
+            fix="write shape: {NAME: [1, C, H, W]}",
+            **at(file.document, "frontend", "shape"),
+        )
+    return shapes[0][2], shapes[0][3]
+
+
+def _simplified(loaded: model.LoadedModel, kept: Store, reporter: Reporter) -> onnx.ModelProto:
+    """The simplified graph, from the store where it is known."""
+    key = store.key(
+        "simplify", loaded.proto.SerializeToString(deterministic=True), bundle.versions()
+    )
+
+    def produce(path: Path) -> None:
+        result = simplify.simplify(loaded)
+        _warn(reporter, result.warnings)
+        path.write_bytes(result.proto.SerializeToString(deterministic=True))
+
+    return onnx.load_model_from_string(kept.get(key, ".onnx", produce).read_bytes())
+
+
+def _require_operators(fp32: onnx.ModelProto, target: Target) -> None:
+    for operator, node in model.operators(fp32):
+        if operator not in target.operators:
+            raise UnsupportedOperatorError(
+                f"target {target.name} has no kernel for {operator}",
+                where=f"node {node} ({operator})",
+                fix=f"it supports {', '.join(target.operators)}",
+            )
+
+
+def _photos(file: SpecFile) -> PhotoSet:
+    if file.spec.dataset is None:
+        raise SpecError(
+            "int8 needs calibration images, and the spec has no `dataset:`",
+            fix="add `dataset: {path: FOLDER}`, or `dataset: {fallback: samples}`",
+            where=str(file.path),
+            key="dataset",
+        )
+    return dataset.calibration_set(file.spec.dataset)
+
+
+def _observed(
+    file: SpecFile,
+    floats: FloatNetwork,
+    photos: PhotoSet,
+    kept: Store,
+    threads: int,
+    reporter: Reporter,
+) -> Observed:
+    """Ranges and histograms, from the store where images, graph and pre-processing are known."""
+    assert file.spec.dataset is not None
+    ops = file.spec.dataset.process_ops
+    key = store.key(
+        "observe",
+        qdq.write_float(floats).SerializeToString(deterministic=True),
+        [op.model_dump(mode="json") for op in ops],
+        [photo.file_sha256() for photo in photos.photos],
+        bundle.versions(),
+    )
+
+    def produce(path: Path) -> None:
+        seen = calibrate.observe(floats, photos.photos, ops, reporter, threads=threads)
+        path.write_bytes(calibrate.dump(seen))
+
+    return calibrate.load(kept.get(key, ".observed", produce).read_bytes())
+
+
+def _latency(engine: Engine) -> Latency:
+    """Latency of the main library on random input of the spec's shape."""
+    net, size = engine.main_net, engine.main_size
+    x = runner.random_input(net.input_tensor.channels, *size, seed=0)
+    if net.input_tensor.kind == "uint8":
+        x = np.rint(x[0].transpose(1, 2, 0)[None] * 255).astype(np.uint8)
+    run_library = engine.library(net, size)
+    return latency.measure({"library": lambda: run_library(x)}, BENCH_RUNS)["library"]
+
+
+def _latency_json(file: SpecFile, speed: Latency) -> str:
+    report: dict[str, Any] = {
+        "machine": bundle.machine(),
+        "input_shape": next(iter(file.spec.frontend.shape.values())),
+        "library": speed.to_json(),
+        "peers": {},
+    }
+    return json.dumps(report, indent=2) + "\n"
+
+
+def _timing_json(clock: _Clock) -> str:
+    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    report = {
+        "seconds": {stage: round(s, 2) for stage, s in clock.seconds.items()},
+        "peak_memory_bytes": peak_kib * 1024,
+    }
+    return json.dumps(report, indent=2) + "\n"

@@ -1,0 +1,86 @@
+"""What a person reads at the end of a build or a verification: one screen."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from calib.table import CalibrationTable
+from compiler.accuracy import COMPETITORS, Accuracy
+from compiler.progress import Reporter
+from compiler.spec import Spec
+
+if TYPE_CHECKING:
+    from compiler.pipeline import Result
+
+
+def show_accuracy(reporter: Reporter, name: str, result: Accuracy) -> None:
+    """Scores of fp32, int8 and bicubic, the drop, bit-exactness and the gate."""
+    table = Table(
+        title=f"{name}: {len(result.images)} images of {result.dataset}, protocol {result.protocol}"
+        + (f", {result.excluded} calibration images left out" if result.excluded else ""),
+        title_justify="left",
+    )
+    table.add_column("")
+    metrics = {
+        "PSNR RGB (dB)": ("psnr_rgb_db", 3),
+        "PSNR Y (dB)": ("psnr_y_db", 3),
+        "SSIM RGB": ("ssim_rgb", 4),
+        "SSIM Y": ("ssim_y", 4),
+    }
+    for title in metrics:
+        table.add_column(title, justify="right")
+    rows = [(c, [result.mean(c, m) for m, _ in metrics.values()]) for c in COMPETITORS]
+    rows.append(("drop", [result.drop(m) for m, _ in metrics.values()]))
+    for label, values in rows:
+        digits = [d for _, d in metrics.values()]
+        cells = [_number(v, d) for v, d in zip(values, digits, strict=True)]
+        table.add_row(label, *cells, style="bold" if label == "drop" else None)
+    exact = result.bit_exact
+    if not reporter.quiet:
+        reporter.console.print(table)
+    reporter.stage(
+        f"bit-exact to the golden model: {exact.values:,} values of {exact.images} images"
+    )
+    if result.gate.passed:
+        reporter.stage("[green]gate passed[/green]")
+    else:
+        reporter.warn("gate missed: " + "; ".join(result.gate.reasons))
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def show_build(reporter: Reporter, spec: Spec, result: Result) -> None:
+    """One screen: the network, thresholds, accuracy, frame time, and where the bundle is."""
+    counts = result.stats
+    shape = "x".join(map(str, next(iter(spec.frontend.shape.values()))))
+    reporter.stage(
+        f"{spec.name}: {counts.params:,} parameters, {counts.macs / 1e9:.2f} GMAC "
+        f"= {counts.flops / 1e9:.2f} GFLOPs at {shape}"
+    )
+    if result.table is not None and not reporter.quiet:
+        reporter.console.print(_thresholds(result.table))
+    if result.accuracy is not None:
+        show_accuracy(reporter, spec.name, result.accuracy)
+    if result.latency is not None:
+        ms = result.latency.median_ms
+        reporter.stage(
+            f"frame time {ms:.1f} ms ({1e3 / ms:.1f} frames/s, median of {result.latency.runs})"
+        )
+    if result.bundle is not None:
+        spent = ", ".join(f"{name} {s:.1f} s" for name, s in result.seconds.items())
+        reporter.stage(f"bundle {result.bundle}  ({spent})")
+
+
+def _thresholds(table: CalibrationTable) -> Table:
+    shown = Table(title="activations", title_justify="left")
+    for title in ("tensor", "min", "max", "threshold", "scale", "zero point", "clipped"):
+        shown.add_column(title, justify="left" if title == "tensor" else "right")
+    for name in table:
+        t = table[name]
+        numbers = (f"{v:.4g}" for v in (t.min, t.max, t.threshold, t.scale))
+        shown.add_row(name, *numbers, str(t.zero_point), f"{100 * t.clipped_fraction:.3f} %")
+    return shown

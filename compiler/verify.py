@@ -1,0 +1,271 @@
+"""Verification: the fp32 network, the int8 library and plain bicubic on the same held-out images.
+
+`python -m compiler.verify` re-measures bundles; `measure` is the stage that the build calls. On a
+sample of the images the library must equal the golden model bit for bit.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib import bicubic
+from calib.errors import DataError
+from calib.images import digest
+from calib.qparams import F32
+from compiler import accuracy, cli, reference, scaling, summary
+from compiler import bundle as bundle_module
+from compiler.accuracy import Accuracy, BitExactness, ImageAccuracy
+from compiler.bundle import Bundle
+from compiler.data import pair
+from compiler.dataset import Pair, sample_pairs
+from compiler.engine import Engine
+from compiler.errors import BundleError, NotBitExactError
+from compiler.progress import Reporter
+from compiler.scaling import Rgb
+from compiler.spec import Gate, Protocol, Verify
+from compiler.store import write_json
+
+Array = NDArray[np.generic]
+EXACT_SAMPLES = 3  # images of a set on which the golden model runs too
+
+
+def pairs_of(verify: Verify, rate: int) -> tuple[tuple[Pair, ...], str, tuple[str, ...]]:
+    """The images that a spec verifies on, where they come from, and warnings.
+
+    The sample photographs stand in where no `hr` is named, or its folder is absent.
+
+    Raises:
+        DataError: a file lacks its partner, or sizes do not fit.
+    """
+    if verify.hr and Path(verify.hr).is_dir():
+        lr = Path(verify.lr) if verify.lr else None
+        return pair(lr, Path(verify.hr), rate), verify.hr, ()
+    pairs: tuple[Pair, ...] = sample_pairs(rate)
+    where = f"{verify.hr} is absent" if verify.hr else "the spec names no verify.hr"
+    loud = f"verifying on {len(pairs)} SAMPLE photographs of scikit-image: {where}"
+    return pairs, "samples", (loud,)
+
+
+def held_out(pairs: Sequence[Pair], calibrated_on: frozenset[str]) -> tuple[Pair, ...]:
+    """The pairs whose LR content the build was not calibrated on.
+
+    Raises:
+        DataError: none remains.
+    """
+    remaining = tuple(p for p in pairs if digest(p.read()[0]) not in calibrated_on)
+    if not remaining:
+        raise DataError(
+            f"all {len(pairs)} verification images are calibration images too",
+            where="verify",
+            fix="verify on other images, or calibrate on fewer (dataset.sampler.get_data_num)",
+        )
+    return remaining
+
+
+def measure(
+    engine: Engine,
+    pairs: Sequence[Pair],
+    dataset: str,
+    *,
+    protocol: Protocol,
+    gate: Gate,
+    reporter: Reporter,
+) -> Accuracy:
+    """Scores every held-out pair and compares library and golden model on a sample of them.
+
+    Raises:
+        DataError: no image is left, or an image does not fit.
+        NotBitExactError: the library differs from the golden model.
+    """
+    kept = held_out(pairs, engine.calibrated_on)
+    evaluate = {"standard": _standard, "vendor": _vendor}[protocol]
+    exact = set(np.linspace(0, len(kept) - 1, min(EXACT_SAMPLES, len(kept))).round().astype(int))
+    images, values = [], 0
+    for i, item in enumerate(reporter.track(kept, f"verification ({protocol})")):
+        lr, hr = item.read()
+        scores, x, y = evaluate(engine, item.name, lr, hr)
+        images.append(scores)
+        if i in exact:
+            values += require_equal(engine.run_golden(x), y, f"image {item.name}")
+    return Accuracy(
+        protocol=protocol,
+        dataset=dataset,
+        excluded=len(pairs) - len(kept),
+        images=tuple(images),
+        bit_exact=BitExactness(True, len(exact), values),
+        gate=accuracy.judge(images, gate, protocol),
+        seed=engine.spec.backend.quantize.seed,
+    )
+
+
+def _standard(engine: Engine, name: str, lr: Rgb, hr: Rgb) -> tuple[ImageAccuracy, F32, F32]:
+    """Native size, uint8 output, a border of `rate` pixels cropped, RGB and Y."""
+    rate = engine.scaling.rate
+    size = (lr.shape[0] * rate, lr.shape[1] * rate)
+    truth = scaling.reference(engine.ops, hr)[: size[0], : size[1]]
+    x = scaling.to_input(engine.ops, lr, engine.scaling)
+    int8 = engine.run_int8(x)
+
+    def scored(image: Rgb) -> accuracy.Scores:
+        return accuracy.score(truth, image, rate, with_y=True)
+
+    def finished(y: F32) -> Rgb:
+        return scaling.to_uint8(scaling.from_output(y, size))
+
+    result = ImageAccuracy(
+        name,
+        fp32=scored(finished(engine.run_fp32(x))),
+        int8=scored(finished(int8)),
+        bicubic=scored(scaling.bicubic_upscale(engine.ops, lr, rate)),
+    )
+    return result, x, int8
+
+
+def _vendor(engine: Engine, name: str, lr: Rgb, hr: Rgb) -> tuple[ImageAccuracy, F32, F32]:
+    """LR stretched to the spec's size, truth resized to the output, unrounded, no crop, no Y."""
+    rate, size = engine.scaling.rate, engine.main_size
+    target = (size[0] * rate, size[1] * rate)
+    truth = scaling.vendor_reference(engine.ops, hr, target)
+    x = scaling.vendor_input(engine.ops, lr, size)
+    int8 = engine.run_int8(x)
+
+    def scored(image: scaling.Image) -> accuracy.Scores:
+        return accuracy.score(truth, image, 0, with_y=False)
+
+    stretched = scaling.to_uint8(scaling.from_output(x, size))
+    result = ImageAccuracy(
+        name,
+        fp32=scored(scaling.vendor_output(engine.run_fp32(x))),
+        int8=scored(scaling.vendor_output(int8)),
+        bicubic=scored(bicubic.upscale(stretched, rate)),
+    )
+    return result, x, int8
+
+
+def check_main_library(engine: Engine, lr: Rgb) -> BitExactness:
+    """Compares `mod.so` itself with the golden model on one image stretched to the spec's size.
+
+    Raises:
+        NotBitExactError: they differ.
+    """
+    net, size = engine.main_net, engine.main_size
+    frames = net.input_tensor.kind == "uint8"
+    x: Array = (
+        scaling.stretch(lr, size)[None] if frames else scaling.vendor_input(engine.ops, lr, size)
+    )
+    y = engine.library(net, size)(x)
+    return BitExactness(True, 1, require_equal(reference.run(net, x), y, "mod.so"))
+
+
+def require_equal(golden: Array, library: Array, where: str) -> int:
+    """Number of values compared; all are equal.
+
+    Raises:
+        NotBitExactError: tells how many differ, and how far.
+    """
+    if golden.shape == library.shape and np.array_equal(golden, library):
+        return golden.size
+    gap = np.abs(golden.astype(np.float64) - library.astype(np.float64))
+    raise NotBitExactError(
+        f"the library differs from the golden model in {int((gap > 0).sum())} of {golden.size} "
+        f"values, by at most {float(gap.max()):g}",
+        where=where,
+        fix="please report it with the bundle; until then build with "
+        "`--set backend.compile.host.isa=portable`",
+    )
+
+
+def with_main_library(result: Accuracy, main: BitExactness) -> Accuracy:
+    """The same accuracy, its comparison extended by that of `mod.so`."""
+    own = result.bit_exact
+    total = BitExactness(own.equal, own.images + main.images, own.values + main.values)
+    return replace(result, bit_exact=total)
+
+
+def measure_engine(
+    engine: Engine, options: Verify, reporter: Reporter
+) -> tuple[Accuracy, tuple[str, ...]]:
+    """Accuracy with the images and gate of `options`, `mod.so` compared too; and warnings."""
+    pairs, dataset, warnings = pairs_of(options, engine.scaling.rate)
+    result = measure(
+        engine,
+        pairs,
+        dataset,
+        protocol=options.protocol,
+        gate=options.gate,
+        reporter=reporter,
+    )
+    first = held_out(pairs, engine.calibrated_on)[0]
+    exact = check_main_library(engine, first.read()[0])
+    return with_main_library(result, exact), warnings
+
+
+def _options(bundle: Bundle, args: argparse.Namespace) -> Verify:
+    """The spec's `verify:` block with what the command line replaces."""
+    options = bundle.spec.verify
+    if args.hr or args.lr:
+        options = options.model_copy(update={"hr": args.hr, "lr": args.lr})
+    if args.protocol:
+        options = options.model_copy(update={"protocol": args.protocol})
+    rate = bundle.engine.scaling.rate
+    if args.scale not in (None, rate):
+        raise DataError(
+            f"--scale {args.scale}, but the network of {bundle.name} scales by {rate}",
+            fix=f"leave --scale out, or write --scale {rate}",
+        )
+    return options
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m compiler.verify",
+        description="Re-measure accuracy, bit-exactness and digests of bundles.",
+        epilog="Exit status: 0 ok, 1 gate missed, 2 bad input or tampered bundle, 3 the library "
+        "differs from the golden model.",
+    )
+    parser.add_argument(
+        "bundles",
+        nargs="*",
+        type=Path,
+        metavar="BUNDLE",
+        help="bundle directories; default: every bundle in artifacts/",
+    )
+    parser.add_argument("--hr", metavar="DIR", help="ground truth images instead of the spec's")
+    parser.add_argument("--lr", metavar="DIR", help="their LR images; default: MATLAB bicubic")
+    parser.add_argument("--scale", type=int, metavar="N", help="the expected rate, as a check")
+    parser.add_argument("--protocol", choices=["standard", "vendor"], help="default: the spec's")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON")
+    parser.add_argument("--quiet", action="store_true", help="errors and warnings only")
+    return parser
+
+
+def _run(args: argparse.Namespace, reporter: Reporter) -> int:
+    paths = args.bundles or bundle_module.find(Path("artifacts"))
+    if not paths:
+        raise BundleError(
+            "there is no bundle in artifacts/", fix="build one with `make build CFG=...`"
+        )
+    if args.lr and not args.hr:
+        raise DataError("--lr needs --hr", fix="name the ground truth with --hr DIR")
+    results: dict[str, Accuracy] = {}
+    for path in paths:
+        bundle = bundle_module.load(path)
+        result, warnings = measure_engine(bundle.engine, _options(bundle, args), reporter)
+        for warning in warnings:
+            reporter.warn(warning)
+        summary.show_accuracy(reporter, bundle.name, result)
+        results[bundle.name] = result
+    if args.json:
+        objects = {name: result.to_json() for name, result in results.items()}
+        write_json(args.json, objects if len(objects) > 1 else next(iter(objects.values())))
+    return 0 if all(result.gate.passed for result in results.values()) else 1
+
+
+if __name__ == "__main__":
+    cli.main(_parser(), _run)
