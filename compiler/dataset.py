@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from calib import bicubic
 from calib.errors import DataError
 from calib.images import list_images, read_image
 from compiler.data import Sample
@@ -71,37 +69,6 @@ def calibration_set(dataset: Dataset) -> PhotoSet:
     where = f"{folder} is absent" if folder else "no path is given"
     loud = f"calibrating on {len(photos)} SAMPLE photographs of scikit-image: {where}"
     return PhotoSet(photos, "samples", (loud, *_too_few(len(photos), wanted)))
-
-
-class Pair(Protocol):
-    """A held-out image: LR uint8 [H, W, 3] and its ground truth, rate times as large."""
-
-    @property
-    def name(self) -> str: ...  # noqa: D102
-    def read(self) -> tuple[Rgb, Rgb]: ...  # noqa: D102
-
-
-@dataclass(frozen=True)
-class SamplePair:
-    """A sample photograph and the LR image that MATLAB-style bicubic makes of it."""
-
-    sample: Sample
-    rate: int
-
-    @property
-    def name(self) -> str:
-        """File name of the photograph."""
-        return self.sample.name
-
-    def read(self) -> tuple[Rgb, Rgb]:
-        """LR and ground truth, cropped to a multiple of the rate."""
-        hr = bicubic.crop_to_multiple(self.sample.read(), self.rate)
-        return bicubic.downscale(hr, self.rate), hr
-
-
-def sample_pairs(rate: int) -> tuple[SamplePair, ...]:
-    """The sample photographs that no build calibrates on."""
-    return tuple(SamplePair(s, rate) for s in shipped_samples("verification"))
 
 
 def _too_few(found: int, wanted: int) -> tuple[str, ...]:

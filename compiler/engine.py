@@ -21,7 +21,7 @@ from compiler.library import Library, build_library, load_library
 from compiler.network import Network, Size
 from compiler.reference import Array
 from compiler.runner import Session
-from compiler.scaling import Rgb
+from compiler.scaling import Net, Rgb
 from compiler.spec import Spec
 from compiler.store import Store
 
@@ -142,9 +142,7 @@ class Engine:
         """`run_frames` by the golden model."""
         return self._frames(frame, self.run_golden, reference.run)
 
-    def _frames(
-        self, frame: Rgb, floats: scaling.Net, frames: Callable[[Network, Rgb], Array]
-    ) -> Rgb:
+    def _frames(self, frame: Rgb, floats: Net, frames: Callable[[Network, Rgb], Array]) -> Rgb:
         if self.frame_table is None:
             return scaling.upscale(floats, self.ops, frame, self.scaling)
         padded = scaling.pad_frame(frame, self.scaling)[None]

@@ -22,8 +22,7 @@ from compiler import accuracy, cli, reference, scaling, summary
 from compiler import bundle as bundle_module
 from compiler.accuracy import Accuracy, BitExactness, ImageAccuracy
 from compiler.bundle import Bundle
-from compiler.data import pair
-from compiler.dataset import Pair, sample_pairs
+from compiler.data import Pair, pair, sample_pairs
 from compiler.engine import Engine
 from compiler.errors import BundleError, NotBitExactError
 from compiler.progress import Reporter
@@ -46,7 +45,7 @@ def pairs_of(verify: Verify, rate: int) -> tuple[tuple[Pair, ...], str, tuple[st
     if verify.hr and Path(verify.hr).is_dir():
         lr = Path(verify.lr) if verify.lr else None
         return pair(lr, Path(verify.hr), rate), verify.hr, ()
-    pairs: tuple[Pair, ...] = sample_pairs(rate)
+    pairs = sample_pairs(rate)
     where = f"{verify.hr} is absent" if verify.hr else "the spec names no verify.hr"
     loud = f"verifying on {len(pairs)} SAMPLE photographs of scikit-image: {where}"
     return pairs, "samples", (loud,)
@@ -58,7 +57,7 @@ def held_out(pairs: Sequence[Pair], calibrated_on: frozenset[str]) -> tuple[Pair
     Raises:
         DataError: none remains.
     """
-    remaining = tuple(p for p in pairs if digest(p.read()[0]) not in calibrated_on)
+    remaining = tuple(p for p in pairs if digest(p.read_lr()) not in calibrated_on)
     if not remaining:
         raise DataError(
             f"all {len(pairs)} verification images are calibration images too",
@@ -202,7 +201,7 @@ def measure_engine(
         reporter=reporter,
     )
     first = held_out(pairs, engine.calibrated_on)[0]
-    exact = check_main_library(engine, first.read()[0])
+    exact = check_main_library(engine, first.read_lr())
     return with_main_library(result, exact), warnings
 
 
