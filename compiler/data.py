@@ -7,7 +7,7 @@ puts DIV2K's validation images where the specs look for them (see `compiler.div2
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
@@ -148,7 +148,7 @@ def sample_pairs(rate: int) -> tuple[Pair, ...]:
 
 
 def _by_stem(
-    paths: Iterable[Path], folder: Path, ending: str = "", truths: Iterable[str] = ()
+    paths: Iterable[Path], folder: Path, ending: str = "", truths: Collection[str] = ()
 ) -> dict[str, Path]:
     """Files by the stem of their ground truth: without `ending`, but for names found in `truths`.
 
