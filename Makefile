@@ -31,6 +31,9 @@ verify: $(STAMP) ## re-measure every bundle in artifacts/
 models: $(TRAIN) ## fetch the official 3x weights, or import them: make models FROM=PATH
 	$(PY) -m models.official $(if $(FROM),--from "$(FROM)")
 
+data: $(STAMP) ## fetch DIV2K's validation images, or take them: make data FROM="ZIP_OR_DIR ..."
+	$(PY) -m compiler.data $(if $(FROM),--from $(FROM)) $(ARGS)
+
 clean: ## remove caches and .venv; bundles stay
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +

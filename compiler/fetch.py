@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
@@ -60,19 +61,33 @@ def download(
         file = part.open("a+b")
     with file:
         _lock(file, part)
-        resumed = file.seek(0, os.SEEK_END) > 0
-        _receive(url, file, sleep)
-        if resumed and sha256 is not None and file_sha256(part) != sha256:
-            file.truncate(0)  # its beginning may stem from another version of the file
-            _receive(url, file, sleep)
         try:
-            _require_digest(part, sha256, url)
-        except FetchError:
-            part.unlink()
-            raise
-        with storage(to):
-            part.replace(to)
+            if not to.is_file():  # another process may have finished just before the lock
+                _complete(url, file, sha256, sleep)
+                with storage(to):
+                    part.replace(to)
+        finally:
+            with contextlib.suppress(OSError):
+                if part.stat().st_size == 0:
+                    part.unlink()
     return to
+
+
+def _complete(
+    url: str, file: IO[bytes], sha256: str | None, sleep: Callable[[float], None]
+) -> None:
+    """Bring the part `file` to its full length and right digest, or empty it and refuse."""
+    part = Path(file.name)
+    resumed = file.seek(0, os.SEEK_END) > 0
+    _receive(url, file, sleep)
+    if resumed and sha256 is not None and file_sha256(part) != sha256:
+        file.truncate(0)  # its beginning may stem from another version of the file
+        _receive(url, file, sleep)
+    try:
+        _require_digest(part, sha256, url)
+    except FetchError:
+        file.truncate(0)
+        raise
 
 
 def _receive(url: str, file: IO[bytes], sleep: Callable[[float], None]) -> None:

@@ -1,9 +1,9 @@
-"""Converts the checkpoint that the authors of Bicubic++ published to ONNX.
+"""Fetches the checkpoint that the authors of Bicubic++ published, and converts it to ONNX.
 
 The checkpoint (3x, trained for input of JPEG quality 90) and everything made from it are licensed
-CC BY-NC-SA 4.0, so the user brings it; it is no part of this project.
+CC BY-NC-SA 4.0, so the user fetches or brings it; it is no part of this project.
 
-    python -m models.official --from bicubic_pp_x3.pth
+    python -m models.official [--from bicubic_pp_x3.pth]
 """
 
 from __future__ import annotations
@@ -20,9 +20,14 @@ from numpy.typing import NDArray
 
 from calib.errors import WorkbenchError
 from compiler.errors import FetchError, HostError, ModelError
+from compiler.fetch import download
 from models.bicubic_plusplus import check_state, export_onnx
 
 SHA256 = "38a0cff7927b7658c78f19df2281d0e5c3b20e948955e9dd58e9f91d13ebc7df"
+URL = (
+    "https://raw.githubusercontent.com/aselsan-research-imaging-team/bicubic-plusplus/"
+    "52084c8d016f5e8a5cd62c050e47536a0d022177/pretrained/bicubic_pp_x3.pth"
+)
 RATE = 3
 OUT = Path("models/official/bicubic_plusplus_3x.onnx")
 
@@ -47,6 +52,16 @@ def convert(checkpoint: Path, out: Path) -> None:
     """
     _require_pinned(checkpoint)
     export_onnx(read_state(checkpoint, RATE), RATE, out, _DESCRIPTION)
+
+
+def fetch(folder: Path) -> Path:
+    """Downloads the checkpoint from its pinned commit, once; returns its path in `folder`.
+
+    Raises:
+        FetchError: the download failed, or the file is not the pinned one.
+        StorageError: `folder` cannot be written.
+    """
+    return download(URL, folder / "bicubic_pp_x3.pth", sha256=SHA256)
 
 
 def read_state(checkpoint: Path, rate: int) -> dict[str, NDArray[np.float32]]:
@@ -102,11 +117,17 @@ def _require_pinned(checkpoint: Path) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Command line of the conversion; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m models.official", description=__doc__)
-    parser.add_argument("--from", dest="checkpoint", type=Path, required=True, metavar="PATH")
+    parser.add_argument(
+        "--from",
+        dest="checkpoint",
+        type=Path,
+        metavar="PATH",
+        help="a local bicubic_pp_x3.pth; default: download it beside --out",
+    )
     parser.add_argument("--out", type=Path, default=OUT, metavar="PATH")
     options = parser.parse_args(arguments)
     try:
-        convert(options.checkpoint, options.out)
+        convert(options.checkpoint or fetch(options.out.parent), options.out)
     except WorkbenchError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -2,10 +2,8 @@
 
 import functools
 import json
-import threading
 import zipfile
 from collections.abc import Callable, Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import cv2
@@ -17,6 +15,7 @@ from compiler.data import SUBSET_48, pair
 from compiler.div2k import HR, LR, Archive, install, parser, run
 from compiler.errors import FetchError, StorageError
 from compiler.progress import silent
+from tests.file_server import serving
 
 ARCHIVES = [HR, *LR.values()]
 Edit = Callable[[dict[str, bytes]], None]
@@ -48,22 +47,11 @@ def zips(tmp_path: Path) -> Path:
     return tmp_path / "zips"
 
 
-class Handler(SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
 def url(zips: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("no_proxy", "*")
-    handler = functools.partial(Handler, directory=str(zips))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
-        thread.join()
+    with serving(zips) as address:
+        yield address
 
 
 def files(root: Path) -> list[str]:

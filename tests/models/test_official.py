@@ -11,7 +11,8 @@ from onnx import numpy_helper
 from compiler.errors import FetchError, HostError, ModelError
 from models import official
 from models.bicubic_plusplus import kernel_shapes
-from models.official import SHA256, convert, main, read_state
+from models.official import SHA256, URL, convert, main, read_state
+from tests.file_server import serving
 
 PUBLISHED = Path(__file__).parents[2].parent / "shared" / "models" / "bicubic_pp_x3.pth"
 
@@ -41,6 +42,41 @@ def test_converts_the_published_checkpoint(tmp_path: Path) -> None:
     again = tmp_path / "again.onnx"
     convert(PUBLISHED, again)
     assert again.read_bytes() == out.read_bytes()
+
+
+def test_fetches_the_published_checkpoint_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not PUBLISHED.is_file():
+        pytest.skip("the published checkpoint beside the repository is absent")
+    pytest.importorskip("torch", reason="the extra `train` is not installed")
+    monkeypatch.setenv("no_proxy", "*")
+    out = tmp_path / "official" / "3x.onnx"
+    with serving(PUBLISHED.parent) as address:
+        monkeypatch.setattr(official, "URL", f"{address}{PUBLISHED.name}")
+        assert main(["--out", str(out)]) == 0
+    assert main(["--out", str(out)]) == 0  # from the kept checkpoint: the server is gone
+    assert sorted(p.name for p in out.parent.iterdir()) == ["3x.onnx", PUBLISHED.name]
+
+
+def test_refuses_a_download_that_is_not_the_pinned_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("no_proxy", "*")
+    (tmp_path / "server").mkdir()
+    (tmp_path / "server" / PUBLISHED.name).write_bytes(b"something else")
+    with serving(tmp_path / "server") as address:
+        for name, told in [(PUBLISHED.name, SHA256), ("none.pth", "HTTP 404")]:
+            monkeypatch.setattr(official, "URL", address + name)
+            assert main(["--out", str(tmp_path / "official" / "3x.onnx")]) == 2
+            message = capsys.readouterr().err
+            assert told in message
+            assert "FROM=PATH" in message
+    assert list((tmp_path / "official").iterdir()) == []
+
+
+def test_the_address_pins_a_commit() -> None:
+    assert "/52084c8d016f5e8a5cd62c050e47536a0d022177/" in URL
 
 
 def test_refuses_another_digest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
