@@ -59,6 +59,8 @@ class Recipe:
     """Number of drawn images."""
     factors: tuple[float, ...] = (2, 3, 4, 6)
     """How much the photographs are shrunk before they are taken for the truth."""
+    noise: float = 1.5
+    """Simulated rounding in int8 steps: trades little of the float accuracy for robustness."""
     average: float = 0.998
     """Decay of the moving average of the kernels."""
     seed: int = 0
@@ -100,7 +102,9 @@ class Training:
             lr, hr = batch(pairs, share, recipe.seed, self.step, recipe.patches, recipe.size)
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(recipe, self.step)
-            error = self.network.features(_images(lr)) - _unshuffled(hr, 2 * recipe.rate)
+            torch.manual_seed(recipe.seed + self.step)  # the noise, too, needs no saved state
+            output = self.network.features(_images(lr), recipe.noise)
+            error = output - _unshuffled(hr, 2 * recipe.rate)
             self.optimizer.zero_grad()
             _loss(error, recipe.luma).backward()
             self.optimizer.step()
