@@ -56,7 +56,7 @@ def build_library(
 ) -> LibraryInfo:
     """Lowers and compiles `net` for one image size to the shared library `path`.
 
-    The file appears under its name only when it is complete; the same arguments give the same bytes.
+    The file appears under its name only when it is complete. Same arguments, same bytes.
 
     Raises:
         CompileError: TVM or the linker failed.

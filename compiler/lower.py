@@ -17,7 +17,7 @@ from compiler.errors import UnsupportedOperatorError
 from compiler.host import Host
 from compiler.kernels import move
 from compiler.kernels.chain import Chain
-from compiler.kernels.direct import direct
+from compiler.kernels.choose import conv_kernel
 from compiler.kernels.epilogue import Epilogue, multiplier, segments
 from compiler.kernels.isa import ISAS, Isa
 from compiler.kernels.kernel import Kernel
@@ -105,7 +105,7 @@ def chains(net: Network, size: Size, host: Host) -> list[Chain]:
 
 
 def _items(net: Network) -> list[Item]:
-    """Operators in order; a DepthToSpace that is the only consumer of a conv is fused behind it."""
+    """Needed operators in order; a DepthToSpace that alone consumes a conv is fused behind it."""
     consumers = _consumers(net)
     makers = {op.output: op for op in net.ops}
     fused = {
@@ -115,12 +115,15 @@ def _items(net: Network) -> list[Item]:
         and isinstance(makers.get(op.input), Conv)
         and len(consumers[op.input]) == 1
     }
-    behind = {id(op) for op in fused.values()}
-    return [
-        Item(op, fused.get(op.output) if isinstance(op, Conv) else None)
-        for op in net.ops
-        if id(op) not in behind
-    ]
+    items: list[Item] = []
+    needed = {net.output}
+    for op in reversed(net.ops):
+        behind = isinstance(op, DepthToSpace) and op.input in fused
+        if op.output in needed:
+            needed |= set(op.inputs)
+            if not behind:
+                items.insert(0, Item(op, fused.get(op.output) if isinstance(op, Conv) else None))
+    return items
 
 
 def _consumers(net: Network) -> dict[str, list[Op]]:
@@ -277,8 +280,7 @@ def _lower_conv(item: Item, p: Problem) -> Kernel:
         multiplier(op, x.scale, out),
         float(accumulator_bounds(op, x).max()),
     )
-    stage = Stage(op.name, reads, item.output, block)
-    return direct(stage, size, e, p.layouts[op.input], p.zero(op.input))
+    return conv_kernel(reads, item.output, size, e, p.layouts[op.input], x)
 
 
 def _lower_shuffle(item: Item, p: Problem) -> Kernel:

@@ -10,7 +10,7 @@ import tvm
 from numpy.typing import NDArray
 from tvm import tirx as tir
 from tvm.script.ir_builder import IRBuilder
-from tvm.tirx.script import builder as T
+from tvm.tirx.script import builder as T  # noqa: N812
 
 from compiler.kernels.builder import i32, let, local, serial, when
 from compiler.kernels.epilogue import Output

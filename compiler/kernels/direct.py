@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx as tir
-from tvm.tirx.script import builder as T
+from tvm.tirx.script import builder as T  # noqa: N812
 
 from calib.qparams import I8, I32
 from compiler.kernels import epilogue
@@ -71,7 +71,8 @@ def folded_bias(conv: Conv, zero: int) -> I32:
     """b - zero * sum(w) modulo 2^32, for stored activations whose real zero is `zero`."""
     mass = conv.weight.astype(np.int64).reshape(len(conv.weight), -1).sum(axis=1)
     folded = conv.bias.astype(np.int64) - zero * mass
-    return folded.astype(np.uint32).view(np.int32)
+    wrapped: I32 = folded.astype(np.uint32).view(np.int32)
+    return wrapped
 
 
 def chunks(conv: Conv, order: list[int], isa: Isa, vectors: int) -> list[Chunk]:
@@ -93,7 +94,7 @@ def _chunk(conv: Conv, order: list[int], first: int, count: int, isa: Isa) -> Ch
         start = g * group_in - low
         dense[:, lane, :, start : start + group_in] = conv.weight[o].transpose(1, 2, 0)
     if conv.dilations[1] == 1 and high - low == group_in * conv.groups:
-        runs = (Run(0, 0, kw * (high - low)),)
+        runs: tuple[Run, ...] = (Run(0, 0, kw * (high - low)),)
         pieces = [dense.reshape(kh, count, -1)]
     else:
         runs = tuple(Run(j * conv.dilations[1], low, high - low) for j in range(kw))
@@ -196,6 +197,7 @@ class Direct:
                     context.constants,
                     {r: context.rows[r] for r in e.residuals},
                     context.output,
+                    range(e.vectors),
                 )
 
     def _accumulate(

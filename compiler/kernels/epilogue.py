@@ -11,12 +11,12 @@ on few vectors; the weights are permuted to match.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from tvm.tirx.script import builder as T
+from tvm.tirx.script import builder as T  # noqa: N812
 
 from calib.qparams import (
     F32,
@@ -125,7 +125,7 @@ class Epilogue:
 
     @property
     def in_order(self) -> bool:
-        """Stored with vector stores that may spill: an int8 tensor without a pixel shuffle."""
+        """Stored in the order of the lanes: an int8 tensor without a pixel shuffle."""
         return self.out.kind == "int8" and self.block == 1
 
 
@@ -148,7 +148,7 @@ def by_lane(values: NDArray[np.generic], order: Sequence[int], count: int) -> ND
 
 
 def prepare(e: Epilogue) -> dict[str, NDArray[np.generic]]:
-    """Constants of the epilogue: `scale` float32 [lanes], `alpha<i>` where they differ by channel."""
+    """Constants: `scale` float32 [lanes], and `alpha<i>` where it differs by channel."""
     count = e.vectors * e.isa.lanes
     scale = np.ldexp(e.multiplier, -e.shift).astype(np.float32)
     constants = {"scale": by_lane(scale, e.order, count)}
@@ -177,11 +177,12 @@ def emit(
     pixels: int,
     y: Expr,
     x: Expr,
-    constants: dict[str, Expr],
-    residuals: dict[str, Rows],
+    constants: Mapping[str, Expr],
+    residuals: Mapping[str, Rows],
     output: Output,
+    vectors: range,
 ) -> None:
-    """Emits the epilogue of `pixels` pixels from (y, x)."""
+    """Emits the epilogue of some vectors of `pixels` pixels from (y, x)."""
     values: dict[tuple[int, int], Expr] = {}
     rows = {name: r.slot(y) for name, r in residuals.items()}
 
@@ -191,17 +192,17 @@ def emit(
         return values[v, p]
 
     if e.in_order:
-        _store_in_order(e, value, pixels, y, x, output)
+        _store_in_order(e, value, pixels, y, x, output, vectors)
     else:
-        _store_segments(e, value, pixels, y, x, output)
+        _store_segments(e, value, pixels, y, x, output, vectors)
 
 
 def _value(
     e: Epilogue,
     acc: Expr,
     v: int,
-    constants: dict[str, Expr],
-    residuals: dict[str, Rows],
+    constants: Mapping[str, Expr],
+    residuals: Mapping[str, Rows],
     rows: dict[str, Expr],
     x: Expr,
 ) -> Expr:
@@ -274,15 +275,26 @@ class Output:
 
 
 def _store_in_order(
-    e: Epilogue, value: Callable[[int, int], Expr], pixels: int, y: Expr, x: Expr, output: Output
+    e: Epilogue,
+    value: Callable[[int, int], Expr],
+    pixels: int,
+    y: Expr,
+    x: Expr,
+    output: Output,
+    vectors: range,
 ) -> None:
     assert output.rows is not None
     slot, layout = output.rows.slot(y), output.rows.layout
     for p in range(pixels):
-        for first, count in power_of_two_runs(e.vectors, 4):
+        for start, count in power_of_two_runs(len(vectors), 4):
+            first = vectors.start + start
             packed = _pack(e, [value(first + i, p) for i in range(count)])
-            index = layout.at(x + p, first * e.isa.lanes)
-            store(output.rows.buffer, packed, [slot, lanes(index, count * e.isa.lanes)])
+            whole = count * e.isa.lanes
+            used = min(whole, layout.channels - first * e.isa.lanes)
+            for at, n in power_of_two_runs(used, whole):
+                part = packed if n == whole else shuffle([packed], range(at, at + n))
+                index = layout.at(x + p, first * e.isa.lanes + at)
+                store(output.rows.buffer, part, [slot, lanes(index, n)])
 
 
 def _pack(e: Epilogue, vectors: list[Expr]) -> Expr:
@@ -295,7 +307,13 @@ def _pack(e: Epilogue, vectors: list[Expr]) -> Expr:
 
 
 def _store_segments(
-    e: Epilogue, value: Callable[[int, int], Expr], pixels: int, y: Expr, x: Expr, output: Output
+    e: Epilogue,
+    value: Callable[[int, int], Expr],
+    pixels: int,
+    y: Expr,
+    x: Expr,
+    output: Output,
+    vectors: range,
 ) -> None:
     n, lane = e.isa.lanes, 0
     packs: dict[tuple[int, int], Expr] = {}
@@ -309,11 +327,14 @@ def _store_segments(
 
     for part in e.parts:
         width = len(part.channels)
+        if lane // n not in vectors:
+            lane += width
+            continue
         where = [(p, lane + j) for p in range(pixels) for j in range(width)]
         for start, count in power_of_two_runs(len(where), n):
             used = where[start : start + count]
-            keys = sorted({(l // n, p) for p, l in used})
-            picks = [(keys.index((l // n, p)), l % n) for p, l in used]
+            keys = sorted({(index // n, p) for p, index in used})
+            picks = [(keys.index((index // n, p)), index % n) for p, index in used]
             vector = let(pick([source(*key) for key in keys], n, picks))
             _store_run(e, part, vector, y, x, start, count, output)
         lane += width

@@ -16,7 +16,7 @@ from typing import Any
 
 import tvm
 from tvm import tirx as tir
-from tvm.tirx.script import builder as T
+from tvm.tirx.script import builder as T  # noqa: N812
 
 Expr = Any  # a tvm.tirx expression; the package has no types
 
@@ -113,24 +113,12 @@ _WRAPPING = ("add", "sub", "mul")
 def _function(name: str, lanes: int, arity: int, body: str) -> str:
     """An always inlined LLVM function over vectors; the parameters are named as in the body."""
     arguments = ", ".join(f"V %{p}" for p in ("acc", "a", "b")[-arity:])
-    text = f"define linkonce_odr V @{name}({arguments}) alwaysinline nounwind {{\n{body}\nret V %r\n}}\n"
+    head = f"define linkonce_odr V @{name}({arguments}) alwaysinline nounwind"
+    text = f"{head} {{\n{body}\nret V %r\n}}\n"
     half = f"<{2 * lanes} x i16>"
     return text.replace("HALF", half).replace("V ", f"<{lanes} x i32> ")
 
 
-_EVEN_ODD = """
-%x = bitcast V %a to HALF
-%y = bitcast V %b to HALF
-%ae = shl V %a, splat (i32 16)
-%al = ashr V %ae, splat (i32 16)
-%ah = ashr V %a, splat (i32 16)
-%be = shl V %b, splat (i32 16)
-%bl = ashr V %be, splat (i32 16)
-%bh = ashr V %b, splat (i32 16)
-%pl = mul V %al, %bl
-%ph = mul V %ah, %bh
-%s = add V %pl, %ph
-%r = add V %s, %acc"""
 _VPMADDWD = """
 %x = bitcast V %a to HALF
 %y = bitcast V %b to HALF
@@ -138,9 +126,10 @@ _VPMADDWD = """
 %r = add V %m, %acc"""
 _VPDPWSSD = "%r = call V @llvm.x86.avx512.vpdpwssd.512(V %acc, V %a, V %b)"
 _VPDPBUSD = "%r = call V @llvm.x86.avx512.vpdpbusd.512(V %acc, V %a, V %b)"
-_MADD256, _MADD512 = "llvm.x86.avx2.pmadd.wd", "llvm.x86.avx512.pmaddw.d.512"
+_MADD128, _MADD256 = "llvm.x86.sse2.pmadd.wd", "llvm.x86.avx2.pmadd.wd"
+_MADD512 = "llvm.x86.avx512.pmaddw.d.512"
 _DECLARATIONS = {
-    "portable": "",
+    "portable": f"declare V @{_MADD128}(<8 x i16>, <8 x i16>)\n",
     "avx2": f"declare V @{_MADD256}(<16 x i16>, <16 x i16>)\n",
     "avx512": f"declare V @{_MADD512}(<32 x i16>, <32 x i16>)\n",
     "vnni": "declare V @llvm.x86.avx512.vpdpwssd.512(V , V , V )\n"
@@ -151,7 +140,9 @@ _CVT512 = "llvm.x86.avx512.mask.cvtps2dq.512"
 ISAS: dict[str, Isa] = {
     isa.name: isa
     for isa in (
-        Isa("portable", "x86-64", 4, 16, False, "llvm.x86.sse2.cvtps2dq", _EVEN_ODD),
+        Isa(
+            "portable", "x86-64", 4, 16, False, "llvm.x86.sse2.cvtps2dq", _VPMADDWD.format(_MADD128)
+        ),
         Isa(
             "avx2",
             "x86-64-v3",

@@ -39,10 +39,21 @@ class Context:
 class Kernel(Protocol):
     """One operator for one image size and instruction set."""
 
-    stage: Stage
-    height: int  # rows of the stage
-    constants: Constants
-    choice: str  # what was chosen and why, for the build's summary
+    @property
+    def stage(self) -> Stage:
+        """The operator, seen by its rows."""
+
+    @property
+    def height(self) -> int:
+        """Rows of the stage."""
+
+    @property
+    def constants(self) -> Constants:
+        """Weights and scales, by name."""
+
+    @property
+    def choice(self) -> str:
+        """What was chosen and why it is exact, for the build's summary."""
 
     def allocate(self, rows: int) -> Mapping[str, Expr]:
         """Allocates the scratch buffers for steps of `rows` rows."""

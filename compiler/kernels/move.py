@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx as tir
-from tvm.tirx.script import builder as T
+from tvm.tirx.script import builder as T  # noqa: N812
 
 from calib.qparams import INT8_MAX, INT8_MIN, QParams
 from compiler.kernels.builder import (
@@ -88,9 +88,11 @@ class Quantize(RowKernel):
     def _stored(self, x: Expr, n: int) -> Expr:
         lo, hi = (splat(v - self.q.zero_point, "float32", n) for v in (INT8_MIN, INT8_MAX))
         x = let(x)
-        v = let(x / splat(self.q.scale, "float32", n))
-        v = T.Select(v == v, v, splat(0, "float32", n))  # NaN
-        v = clamp(v, lo, hi)
+        v = let(clamp(x / splat(self.q.scale, "float32", n), lo, hi))
+        # NaN by its bits: TVM takes x == x for true
+        bits = T.reinterpret(f"int32x{n}" if n > 1 else "int32", x)
+        magnitude = bits & splat(0x7FFFFFFF, "int32", n)
+        v = let(T.Select(magnitude > splat(0x7F800000, "int32", n), splat(0, "float32", n), v))
         width = self.isa.lanes
         parts = (
             [v] if n <= width else [shuffle([v], range(i, i + width)) for i in range(0, n, width)]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tvm import tirx as tir
-from tvm.tirx.script import builder as T
+from tvm.tirx.script import builder as T  # noqa: N812
 
 from compiler.kernels.builder import i32, let, power_of_two_runs, serial, splat, store, when
 from compiler.kernels.isa import Expr
 
-SLACK = 64  # bytes after a row that a vector load may touch and a vector store may spill into
+SLACK = 64  # bytes after a row that a vector load may touch
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Rows:
             )
 
     def fill_sides(self, slot: Expr) -> None:
-        """Writes the border beside a finished row (after it: vector stores spill)."""
+        """Writes the border beside a row."""
         layout = self.layout
         for first, pixels in ((0, layout.left), (layout.left + layout.width, layout.right)):
             start = first * layout.channels

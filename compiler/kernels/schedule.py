@@ -81,10 +81,12 @@ def plan(stages: Sequence[Stage], min_rows: int = 1) -> Schedule | None:
 
 
 def _rates(stages: Sequence[Stage]) -> list[Fraction] | None:
-    """Rows of each stage for one row of the last; None where two consumers disagree."""
+    """Rows of each stage for one of the last; None where consumers disagree or are missing."""
     tensor_rate: dict[str, Fraction] = {stages[-1].output: Fraction(stages[-1].up)}
     rates: list[Fraction] = []
     for stage in reversed(stages):
+        if stage.output not in tensor_rate:
+            return None
         rate = tensor_rate[stage.output] / stage.up
         rates.insert(0, rate)
         for read in stage.reads:

@@ -1,165 +1,405 @@
-"""Winograd's minimal filtering over the integers: matrices, factors and bounds, all derived.
+"""Winograd convolution in exact integers, F(4x4, 3x3) and F(2x2, 3x3); the algebra is `algebra`.
 
-Y = A^T [(G w G^T) * (B^T d B)] A computes the m x m outputs of a 3x3 correlation from an (m+2) x
-(m+2) tile d with (m+2)^2 multiplications (Lavin & Gray 2016, "Fast Algorithms for Convolutional
-Neural Networks"). G has fractions: for m = 4 the points are 0, 1, -1, 2, -2, infinity. Ours is how
-it stays exact in integers, for int8 operands:
-- B^T and A^T are integral. Each row i of G is multiplied by the integer k / a_i, where column i of
-  A^T is multiplied by a_i; then the result is k^2 y, exact modulo 2^32.
-- k^2 = 2^shift * odd, and odd has an inverse modulo 2^32: multiplying by it leaves 2^shift y, exact
-  wherever |2^shift y| < 2^31. The factor 2^shift goes into the requantization scale, exactly.
-- An accumulator that starts at c in the frequency of the point (1, 1) adds c to every output of the
-  tile, since A^T has only ones in the column of the point 1: the bias costs nothing.
+For a row of `tiles` neighbouring m x m output tiles:
+    V[f, t, c] = (B^T d B)[f] of the stored activations d of tile t, channel c        (int16)
+    M[f, t, o] = start[f, o] + sum over c of V[f, t, c] U[f, o, c]                     (mod 2^32)
+    (A^T M A)[t, o] * inverse = 2^shift acc                                            (mod 2^32)
+with n^2 frequencies f, n = m + 2. start is factor * b' at the frequency of the points (1, 1), which
+adds b' to every output; zero points and the stored offset are folded into b' as in `direct`.
+`algebra.prove` shows that V and U fit int16 and that 2^shift acc fits int32, so nothing is lost.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
-from functools import cache
-from math import lcm, prod
 
 import numpy as np
 from numpy.typing import NDArray
+from tvm import tirx as tir
+from tvm.tirx.script import builder as T  # noqa: N812
 
-from calib.qparams import I8
+from compiler.kernels import epilogue
+from compiler.kernels.algebra import Proof, Transform
+from compiler.kernels.builder import (
+    cast,
+    i32,
+    lanes,
+    let,
+    local,
+    reinterpret,
+    serial,
+    splat,
+    store,
+    when,
+)
+from compiler.kernels.direct import folded_bias
+from compiler.kernels.epilogue import Epilogue
+from compiler.kernels.isa import Expr, Isa
+from compiler.kernels.kernel import Constants, Context
+from compiler.kernels.rows import Layout, Rows
+from compiler.kernels.schedule import Stage
+from compiler.network import Conv
 
-I64 = NDArray[np.int64]
-Matrix = list[list[Fraction]]
-POINTS = {2: (0, 1, -1), 4: (0, 1, -1, 2, -2)}  # the last point is infinity
-TAPS = 3
-INT16_MAX = 2**15 - 1
-INT8_PEAK = 127  # of weights
+Vector = Expr
+Combine = Callable[[Vector, Vector], Vector]
 
 
-@dataclass(frozen=True, eq=False)
-class Transform:
-    """F(m x m, 3 x 3) in integers.
+def linear(
+    matrix: NDArray[np.int64],
+    x: Sequence[Vector],
+    add: Combine,
+    sub: Combine,
+    scale: Callable[[Vector, int], Vector],
+) -> list[Vector]:
+    """matrix @ x by additions, subtractions and small multiples.
 
-    Attributes:
-        m: outputs a tile side; n = m + 2 inputs a side.
-        BT, G, AT: int64 [n, n], [n, 3], [m, n]; the result is factor * y.
-        factor: k^2 = 2^shift * odd.
-        inverse: the inverse of `odd` modulo 2^32.
-        unit: index of the point 1.
+    Neighbouring rows that differ in the sign of the odd columns (the points p and -p) share their
+    even part e and odd part o, as e + o and e - o.
     """
-
-    m: int
-    BT: I64
-    G: I64
-    AT: I64
-    factor: int
-    shift: int
-    inverse: int
-    unit: int
-
-    @property
-    def n(self) -> int:
-        """Inputs a tile side."""
-        return self.m + TAPS - 1
-
-    @property
-    def input_gain(self) -> int:
-        """max |B^T d B| / max |d|."""
-        return int(np.abs(self.BT).sum(axis=1).max() ** 2)
-
-    def weights(self, w: I8) -> I64:
-        """U = G w G^T of int8 weights [O, I, 3, 3]: int64 [n * n, O, I]."""
-        U: I64 = np.einsum("ia,ocab,jb->ijoc", self.G, w.astype(np.int64), self.G)
-        return U.reshape(self.n**2, *w.shape[:2])
+    rows = [list(map(int, row)) for row in matrix]
+    out: list[Vector] = []
+    i = 0
+    while i < len(rows):
+        if i + 1 < len(rows) and _mirrored(rows[i], rows[i + 1]):
+            e = let(_sum([c * (j % 2 == 0) for j, c in enumerate(rows[i])], x, add, sub, scale))
+            o = let(_sum([c * (j % 2 == 1) for j, c in enumerate(rows[i])], x, add, sub, scale))
+            out += [let(add(e, o)), let(sub(e, o))]
+            i += 2
+        else:
+            out.append(let(_sum(rows[i], x, add, sub, scale)))
+            i += 1
+    return out
 
 
-def _cook_toom(m: int) -> tuple[Matrix, Matrix, Matrix]:
-    """B^T, G, A^T of F(m, 3) over the rationals, by Lagrange interpolation at the points.
-
-    A^T[i][j] = p_j^i, G[j] = (1, p_j, p_j^2) / N_j with N_j = prod_{k != j} (p_j - p_k), and row j
-    of B^T holds the coefficients of prod_{k != j} (x - p_k); the point at infinity has the leading
-    coefficients and the product over all points.
-    """
-    points = [Fraction(p) for p in POINTS[m]]
-    others = [[q for q in points if q != p] for p in points]
-    AT = [[p**i for p in points] + [Fraction(int(i == m - 1))] for i in range(m)]
-    G = [
-        [p**k / prod((p - q for q in o), start=Fraction(1)) for k in range(TAPS)]
-        for p, o in zip(points, others, strict=True)
-    ]
-    G.append([Fraction(0), Fraction(0), Fraction(1)])
-    n = m + TAPS - 1
-    BT = [_polynomial(o, n) for o in others] + [_polynomial(points, n)]
-    return BT, G, AT
-
-
-def _polynomial(roots: list[Fraction], size: int) -> list[Fraction]:
-    """Coefficients of prod (x - root), from x^0 up, padded to `size`."""
-    coefficients = [Fraction(1)]
-    for root in roots:
-        shifted = [Fraction(0), *coefficients]
-        coefficients = [
-            s - root * c for s, c in zip(shifted, [*coefficients, Fraction(0)], strict=True)
-        ]
-    return coefficients + [Fraction(0)] * (size - len(coefficients))
-
-
-@cache
-def transform(m: int) -> Transform:
-    """F(m x m, 3 x 3) for m = 2 or 4, with every matrix integral and the smallest factor k^2."""
-    BT, G, AT = _cook_toom(m)
-    k = lcm(*(value.denominator for row in G for value in row))
-    scaled = [[value * k for value in row] for row in G]
-    columns = [list(column) for column in zip(*AT, strict=True)]
-    while INT8_PEAK * (peak := max(sum(map(abs, row)) for row in scaled)) ** 2 > INT16_MAX:
-        i = next(i for i, row in enumerate(scaled) if sum(map(abs, row)) == peak)
-        scaled[i] = [value / 2 for value in scaled[i]]  # U must fit int16: A^T takes the 2
-        columns[i] = [value * 2 for value in columns[i]]
-    factor = k * k
-    shift = (factor & -factor).bit_length() - 1
-    integral = [
-        np.array([[int(v) for v in row] for row in M], np.int64)
-        for M in (BT, scaled, zip(*columns, strict=True))
-    ]
-    return Transform(
-        m,
-        integral[0],
-        integral[1],
-        integral[2],
-        factor,
-        shift,
-        pow(factor >> shift, -1, 2**32),
-        POINTS[m].index(1),
+def _mirrored(a: list[int], b: list[int]) -> bool:
+    odd = any(a[1::2])
+    return (
+        odd
+        and any(a[0::2])
+        and all(y == x * (-1) ** j for j, (x, y) in enumerate(zip(a, b, strict=True)))
     )
+
+
+def _sum(
+    row: list[int],
+    x: Sequence[Vector],
+    add: Combine,
+    sub: Combine,
+    scale: Callable[[Vector, int], Vector],
+) -> Vector:
+    """sum of row[j] x[j]; terms of one magnitude are added before they are scaled."""
+    total = None
+    for magnitude in sorted({abs(c) for c in row if c}):
+        terms = sorted(((c > 0, j) for j, c in enumerate(row) if abs(c) == magnitude), reverse=True)
+        positive = terms[0][0]
+        part = x[terms[0][1]]
+        for sign, j in terms[1:]:
+            part = (add if sign == positive else sub)(part, x[j])
+        part = scale(part, magnitude)
+        if total is None and not positive:
+            part, positive = scale(part, -1), True
+        total = part if total is None else (add if positive else sub)(total, part)
+    return total
+
+
+def output_transform(AT: NDArray[np.int64], x: Sequence[Vector], isa: Isa) -> list[Vector]:
+    """A^T x modulo 2^32: columns of the points p and -p enter as sum and difference."""
+    columns = [list(map(int, column)) for column in AT.T]
+    values, weights = list(x), columns
+    for j in range(len(columns) - 1):
+        a, b = columns[j], columns[j + 1]
+        if any(a[1::2]) and all(
+            v == u * (-1) ** i for i, (u, v) in enumerate(zip(a, b, strict=True))
+        ):
+            values[j], values[j + 1] = let(isa.add(x[j], x[j + 1])), let(isa.sub(x[j], x[j + 1]))
+            weights[j] = [u * (i % 2 == 0) for i, u in enumerate(a)]
+            weights[j + 1] = [u * (i % 2 == 1) for i, u in enumerate(a)]
+    rows = [[w[i] for w in weights] for i in range(len(AT))]
+    return [
+        let(_sum(row, values, isa.add, isa.sub, lambda v, k: _shifted(v, k, isa))) for row in rows
+    ]
+
+
+def _shifted(v: Vector, k: int, isa: Isa) -> Vector:
+    if k > 0 and k & (k - 1) == 0:
+        return v << splat(k.bit_length() - 1, "int32", isa.lanes) if k > 1 else v
+    return isa.mul(v, k)
 
 
 @dataclass(frozen=True)
-class Proof:
-    """Shares of the bounds that a layer uses; it may use a transform while all are below 1.
+class Group:
+    """Vectors of output channels whose epilogue is emitted together, in register blocks."""
 
-    Attributes:
-        output: max over output channels of |2^shift y| / 2^31.
-        weight: max |U| / 2^15.
-        input: max |V| / 2^15.
-    """
-
-    output: float
-    weight: float
-    input: float
+    first: int
+    blocks: tuple[int, ...]  # vectors of each register block
 
     @property
-    def holds(self) -> bool:
-        """Every bound is kept."""
-        return max(self.output, self.weight, self.input) < 1
+    def vectors(self) -> int:
+        """Vectors of the group."""
+        return sum(self.blocks)
 
 
-def prove(t: Transform, weight: I8, accumulator_bounds: I64, input_peak: int) -> Proof:
-    """The exactness proof of one layer.
+def groups(e: Epilogue, widest: int) -> list[Group]:
+    """Splits the vectors where no segment straddles, in groups of at most `widest` if possible."""
+    n, edges, lane = e.isa.lanes, {0, e.vectors}, 0
+    for part in e.parts:
+        lane += len(part.channels)
+        if lane % n == 0:
+            edges.add(lane // n)
+    if e.in_order:
+        edges = set(range(e.vectors + 1))
+    result, first = [], 0
+    while first < e.vectors:
+        fitting = [v for v in edges if first < v <= first + widest]
+        last = max(fitting) if fitting else min(v for v in edges if v > first)
+        count = last - first
+        pieces = -(-count // widest)
+        blocks = tuple(count // pieces + (i < count % pieces) for i in range(pieces))
+        result.append(Group(first, blocks))
+        first = last
+    return result
+
+
+@dataclass(frozen=True, eq=False)
+class Winograd:
+    """The Winograd kernel of one conv for one image size."""
+
+    stage: Stage
+    height: int
+    width: int
+    constants: Constants
+    choice: str
+    epilogue: Epilogue
+    source: Layout
+    t: Transform
+    tiles: int  # neighbouring tiles computed together
+    groups: list[Group]
+
+    @property
+    def isa(self) -> Isa:
+        """The instruction set."""
+        return self.epilogue.isa
+
+    @property
+    def conv(self) -> Conv:
+        """The operator."""
+        return self.epilogue.conv
+
+    @property
+    def words(self) -> int:
+        """32-bit words (two channels) of a V vector, padded to whole vectors."""
+        return _words(self.source.channels, self.isa)
+
+    @property
+    def together(self) -> int:
+        """Tiles whose epilogue is emitted together, to make whole output vectors."""
+        wanted = max(1, self.epilogue.pixels // self.t.m)
+        return wanted if self.tiles % wanted == 0 else 1
+
+    def allocate(self, rows: int) -> Mapping[str, Expr]:
+        """Buffers of the transforms: columns, V, M, and half-transformed outputs."""
+        t, n = self.t, self.isa.lanes
+        widest = max(g.vectors for g in self.groups)
+        reach = (t.m * self.tiles + 2) * self.source.channels
+        return {
+            "columns": local((t.n, -(-reach // 64) * 64 + 128), "int16"),
+            "V": local((t.n**2, self.tiles, self.words), "int32"),
+            "M": local((t.n**2, self.tiles, widest * n), "int32"),
+            "half": local((self.together * widest, t.m, t.n, n), "int32"),
+        }
+
+    def emit(self, context: Context, first: Expr, rows: int) -> None:
+        """See `Kernel.emit`."""
+        for tile_row in range(rows // self.t.m):
+            y = let(first + tile_row * self.t.m) if tile_row else first
+            with when(tir.all(y + self.t.m > 0, y < self.height)):
+                self._tile_row(context, y)
+
+    def _tile_row(self, context: Context, y: Expr) -> None:
+        source, (top, left, _, _) = context.rows[self.conv.input], self.conv.pads
+        slots = [source.slot(y - top + i) for i in range(self.t.n)]
+        span = self.t.m * self.tiles
+        with serial(-(-self.width // span)) as block:
+            x = let(T.min(block * span, i32(self.width - span)))
+            self._input(context.scratch, source, slots, self.source.at(x - left))
+            for index, group in enumerate(self.groups):
+                for block_index, first in enumerate(np.cumsum((0, *group.blocks[:-1]))):
+                    self._multiply(context, index, group, block_index, int(first))
+                self._output(context, group, y, x)
+
+    def _input(
+        self, scratch: Mapping[str, Expr], source: Rows, slots: list[Expr], start: Expr
+    ) -> None:
+        """V = B^T d B: rows first, over contiguous elements, then columns of each tile."""
+        t, channels = self.t, self.source.channels
+        columns, V = scratch["columns"], scratch["V"]
+        wide = 2 * self.isa.lanes
+        operations = _int16_operations(wide)
+        with serial(-(-(t.m * self.tiles + 2) * channels // wide)) as k:
+            at = lanes(start + k * wide, wide)
+            d = [let(cast("int16", wide, source.buffer[slot, at])) for slot in slots]
+            for i, v in enumerate(linear(t.BT, d, *operations)):
+                store(columns, v, [i, lanes(k * wide, wide)])
+        wide = min(wide, 2 * self.words)
+        operations = _int16_operations(wide)
+        with serial(t.n) as i, serial(self.tiles) as tile:
+            for c in range(0, 2 * self.words, wide):
+                at = [lanes((tile * t.m + j) * channels + c, wide) for j in range(t.n)]
+                d = [let(columns[i, a]) for a in at]
+                for j, v in enumerate(linear(t.BT, d, *operations)):
+                    word = reinterpret(f"int32x{wide // 2}", v)
+                    store(V, word, [i * t.n + j, tile, lanes(i32(c // 2), wide // 2)])
+
+    def _multiply(self, context: Context, index: int, group: Group, block: int, first: int) -> None:
+        """M of one register block: tiles x vectors stay in registers over the sum."""
+        isa, n, vectors = self.isa, self.isa.lanes, group.blocks[block]
+        V, M = context.scratch["V"], context.scratch["M"]
+        U, start = context.constants[f"U{index}_{block}"], context.constants["start"]
+        used = -(-self.source.channels // 2)
+        tiles = tile_block(isa, vectors, self.tiles)
+        unit = self.t.unit * self.t.n + self.t.unit
+        count = self.tiles // tiles
+        with serial(self.t.n**2 * count) as it:
+            f, t0 = let(T.floordiv(it, count)), let(T.floormod(it, count) * tiles)
+            begin = let(T.Select(f == unit, i32(1), i32(0)))
+            sums = local((tiles * vectors * n,), "int32")
+            for v in range(vectors):
+                initial = let(start[begin, lanes(i32((group.first + first + v) * n), n)])
+                for p in range(tiles):
+                    store(sums, initial, [lanes(i32((p * vectors + v) * n), n)])
+            with serial(used) as k:
+                u = [
+                    let(
+                        reinterpret(
+                            isa.vector, U[lanes(((f * used + k) * vectors + v) * 2 * n, 2 * n)]
+                        )
+                    )
+                    for v in range(vectors)
+                ]
+                for p in range(tiles):
+                    a = let(T.broadcast(V[f, t0 + p, k], n))
+                    for v in range(vectors):
+                        here = lanes(i32((p * vectors + v) * n), n)
+                        store(sums, isa.dot16_(sums[here], a, u[v]), [here])
+            for p in range(tiles):
+                for v in range(vectors):
+                    store(
+                        M,
+                        sums[lanes(i32((p * vectors + v) * n), n)],
+                        [f, t0 + p, lanes(i32((first + v) * n), n)],
+                    )
+
+    def _output(self, context: Context, group: Group, y: Expr, x: Expr) -> None:
+        """A^T M A and the epilogue: columns of each tile, then row by row."""
+        t, n, isa = self.t, self.isa.lanes, self.isa
+        M, half = context.scratch["M"], context.scratch["half"]
+        with serial(self.tiles // self.together) as pair:
+            tile = let(pair * self.together)
+            for k in range(self.together):
+                for v in range(group.vectors):
+                    for j in range(t.n):
+                        column = [
+                            let(M[i * t.n + j, tile + k, lanes(i32(v * n), n)]) for i in range(t.n)
+                        ]
+                        for i, z in enumerate(output_transform(t.AT, column, isa)):
+                            store(half, z, [k * group.vectors + v, i, j, lanes(i32(0), n)])
+            with serial(t.m) as i, when(tir.all(y + i >= 0, y + i < self.height)):
+                self._output_row(context, group, i, y + i, x + tile * t.m)
+
+    def _output_row(self, context: Context, group: Group, i: Expr, y: Expr, x: Expr) -> None:
+        t, n, isa, e = self.t, self.isa.lanes, self.isa, self.epilogue
+        half = context.scratch["half"]
+        done: dict[tuple[int, int], list[Vector]] = {}
+
+        def accumulator(v: int, p: int) -> Vector:
+            key = (v - group.first, p // t.m)
+            if key not in done:
+                index = key[1] * group.vectors + key[0]
+                row = [let(half[index, i, j, lanes(i32(0), n)]) for j in range(t.n)]
+                done[key] = output_transform(t.AT, row, isa)
+            z = done[key][p % t.m]
+            return isa.mul(z, t.inverse) if t.inverse != 1 else z
+
+        vectors = range(group.first, group.first + group.vectors)
+        epilogue.emit(
+            e,
+            accumulator,
+            t.m * self.together,
+            let(y),
+            let(x),
+            context.constants,
+            {r: context.rows[r] for r in e.residuals},
+            context.output,
+            vectors,
+        )
+
+
+def _int16_operations(n: int) -> tuple[Combine, Combine, Callable[[Vector, int], Vector]]:
+    def scale(v: Vector, k: int) -> Vector:
+        if k == 1:
+            return v
+        power = k.bit_length() - 1
+        return v << splat(power, "int16", n) if k == 1 << power else v * splat(k, "int16", n)
+
+    return (lambda a, b: a + b), (lambda a, b: a - b), scale
+
+
+def _words(channels: int, isa: Isa) -> int:
+    whole = isa.lanes
+    while whole >= channels and whole > 1:  # fewer channels than a vector of int16 holds
+        whole //= 2
+    return -(-channels // (2 * whole)) * whole
+
+
+def tile_block(isa: Isa, vectors: int, tiles: int) -> int:
+    """Tiles of a register block: the largest divisor of `tiles` that the registers hold."""
+    most = max(1, isa.registers * 3 // 4 // vectors)
+    return max(d for d in range(1, tiles + 1) if tiles % d == 0 and d <= most)
+
+
+def winograd(
+    stage: Stage,
+    size: tuple[int, int],
+    e: Epilogue,
+    source: Layout,
+    zero: int,
+    t: Transform,
+    proof: Proof,
+    tiles: int,
+) -> Winograd:
+    """The Winograd kernel of `e.conv`, for which `proof` holds.
 
     Args:
-        weight: int8 [O, I, 3, 3].
-        accumulator_bounds: largest |acc| of each output channel for any input, bias included.
-        input_peak: largest stored |activation|.
+        e: with shift = t.shift.
+        zero: the stored form of a real zero of the input.
+        tiles: neighbouring tiles computed together, at most width / m.
     """
-    output = int(accumulator_bounds.max()) << t.shift
-    return Proof(
-        output / 2**31,
-        int(np.abs(t.weights(weight)).max()) / 2**15,
-        t.input_gain * input_peak / 2**15,
+    parts = groups(e, 3)
+    lane_count = e.vectors * e.isa.lanes
+    U = t.weights(e.conv.weight)[:, e.order]
+    bias = folded_bias(e.conv, zero).astype(np.int64) * t.factor
+    start = np.zeros((2, lane_count), np.int32)
+    start[1, : len(e.order)] = bias[e.order].astype(np.uint32).view(np.int32)
+    constants: dict[str, NDArray[np.generic]] = dict(epilogue.prepare(e))
+    constants["start"] = start
+    for i, group in enumerate(parts):
+        first = group.first
+        for j, vectors in enumerate(group.blocks):
+            constants[f"U{i}_{j}"] = _packed(U, first * e.isa.lanes, vectors * e.isa.lanes)
+            first += vectors
+    choice = (
+        f"F({t.m}x{t.m},3x3), {tiles} tiles; uses {proof.output:.2f} of the int32 bound, "
+        f"{proof.weight:.2f} and {proof.input:.2f} of int16"
     )
+    return Winograd(stage, size[0], size[1], constants, choice, e, source, t, tiles, parts)
+
+
+def _packed(U: NDArray[np.int64], first: int, count: int) -> NDArray[np.int16]:
+    """[F, O, I] to [F][I / 2][lane][2] int16 for `count` lanes from `first`, flat."""
+    frequencies, _, channels = U.shape
+    words = -(-channels // 2)
+    part = U[:, first : first + count]
+    padded = np.zeros((frequencies, count, 2 * words), np.int16)
+    padded[:, : part.shape[1], :channels] = part
+    return padded.reshape(frequencies, count, words, 2).transpose(0, 2, 1, 3).reshape(-1)
