@@ -33,7 +33,8 @@ class QParams:
     zero_point: int = 0
 
     def __post_init__(self) -> None:
-        rounded = float(np.float32(self.scale))
+        with np.errstate(over="ignore"):
+            rounded = float(np.float32(self.scale))
         if not (np.isfinite(rounded) and rounded > 0):
             raise CalibrationError(
                 f"the scale {self.scale!r} is not a positive finite binary32 number",
@@ -53,13 +54,19 @@ def symmetric(threshold: float) -> QParams:
 
 
 def asymmetric(lo: float, hi: float) -> QParams:
-    """s = (hi - lo) / 255, z = clamp(rne(-128 - lo / s)), for the range widened to contain zero."""
-    lo32, hi32 = np.float32(min(lo, 0.0)), np.float32(max(hi, 0.0))
-    scale = (hi32 - lo32) / np.float32(UINT8_MAX)
+    """s = (hi - lo) / 255, z = clamp(rne(-128 - lo / s)), for the range widened to contain zero.
+
+    Raises:
+        CalibrationError: an end is not finite, or hi - lo is beyond binary32.
+    """
+    lo32, hi32 = np.float32(np.minimum(lo, 0.0)), np.float32(np.maximum(hi, 0.0))
+    with np.errstate(over="ignore", invalid="ignore"):
+        scale = (hi32 - lo32) / np.float32(UINT8_MAX)
     if scale == 0:
         return QParams(1.0)
+    q = QParams(float(scale))
     zero_point = int(np.clip(np.rint(np.float32(INT8_MIN) - lo32 / scale), INT8_MIN, INT8_MAX))
-    return QParams(float(scale), zero_point)
+    return QParams(q.scale, zero_point)
 
 
 def round_clamp(v: F32, zero_point: int, lo: int, hi: int) -> I32:
@@ -118,42 +125,62 @@ def quantize_weights(weight: NDArray[np.floating], scales: F32) -> I8:
 
 
 def quantize_bias(bias: NDArray[np.floating], s_x: float, s_w: F32) -> NDArray[np.int64]:
-    """rne(bias / (s_x * s_w[c])) in binary64, as int64 (the compiler proves that it fits int32)."""
+    """rne(bias / (s_x * s_w[c])) in binary64, as int64 (the compiler proves that it fits int32).
+
+    Quotients beyond 2^62 are clamped there: the conversion to int64 would not keep their sign.
+    """
     step = np.float64(np.float32(s_x)) * s_w.astype(np.float64)
-    rounded: NDArray[np.int64] = np.rint(bias.astype(np.float64) / step).astype(np.int64)
-    return rounded
+    rounded = np.rint(bias.astype(np.float64) / step)
+    clamped: NDArray[np.int64] = np.clip(rounded, -(2.0**62), 2.0**62).astype(np.int64)
+    return clamped
 
 
 def requantize_multiplier(s_x: float, s_w: F32, s_y: float = 1.0) -> F32:
     """M[c] = s_x * s_w[c] / s_y; with s_y = 1 the multiplier m of a float32 output."""
     product = np.float64(np.float32(s_x)) * s_w.astype(np.float64)
-    return (product / np.float64(np.float32(s_y))).astype(np.float32)
+    return _multiplier(product / np.float64(np.float32(s_y)))
 
 
 def uint8_multiplier(s_x: float, s_w: F32) -> F32:
     """m255[c] = 255 * s_x * s_w[c] of a uint8 output. binary32 [O]."""
-    product = np.float64(UINT8_MAX) * np.float64(np.float32(s_x)) * s_w.astype(np.float64)
-    return product.astype(np.float32)
+    return _multiplier(np.float64(UINT8_MAX) * np.float64(np.float32(s_x)) * s_w.astype(np.float64))
 
 
 def residual_multiplier(s_r: float, s_y: float = 1.0) -> np.float32:
     """R = s_r / s_y, computed in binary64 from binary32 scales, as binary32."""
-    return np.float32(np.float64(np.float32(s_r)) / np.float64(np.float32(s_y)))
+    return np.float32(_multiplier(np.array(np.float32(s_r), np.float64) / np.float32(s_y)))
+
+
+def _multiplier(exact: F64) -> F32:
+    """A multiplier that was computed in binary64, rounded to binary32.
+
+    Raises:
+        CalibrationError: it is beyond binary32.
+    """
+    with np.errstate(over="ignore"):
+        rounded = exact.astype(np.float32)
+    if not np.isfinite(rounded).all():
+        raise CalibrationError(
+            f"a requantization multiplier is {exact.max():.3g}, beyond binary32",
+            fix="rescale the network's weights; the scales of its layers lie too far apart",
+        )
+    return rounded
 
 
 def fma(a: F32, b: F32 | np.float32, c: F32) -> F32:
-    """a * b + c rounded once to binary32 (IEEE fusedMultiplyAdd), for finite operands.
+    """a * b + c rounded once to binary32 (IEEE fusedMultiplyAdd), for finite a and b and any c.
 
     The product of two binary32 numbers is exact in binary64. Their sum with c is rounded to odd
     there (Boldo & Melquiond 2008), which makes the second rounding, to binary32, the only one.
     """
     p = a.astype(np.float64) * np.float64(b)
     d = c.astype(np.float64)
-    total = p + d
-    virtual = total - p
-    error = (p - (total - virtual)) + (d - virtual)  # Knuth's TwoSum: p + d = total + error
-    bits = total.view(np.int64)
-    even = (error != 0) & (bits & 1 == 0)
-    towards = np.where((error > 0) == (total > 0), 1, -1)
-    odd = np.where(even, bits + towards, bits)
-    return odd.view(np.float64).astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = p + d
+        virtual = total - p
+        error = (p - (total - virtual)) + (d - virtual)  # Knuth's TwoSum: p + d = total + error
+        bits = total.view(np.int64)
+        even = (np.abs(error) > 0) & (bits & 1 == 0)  # false for infinities, whose error is NaN
+        towards = np.where((error > 0) == (total > 0), 1, -1)
+        odd = np.where(even, bits + towards, bits)
+        return odd.view(np.float64).astype(np.float32)
