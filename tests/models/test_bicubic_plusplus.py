@@ -62,18 +62,6 @@ def test_onnx_computes_the_network(rate: int, size: tuple[int, int]) -> None:
     np.testing.assert_allclose(output[0], forward(state, rate, image), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("rate", RATES)
-def test_torch_computes_the_network(rate: int) -> None:
-    torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
-    from models.network import BicubicPlusPlus
-
-    network, state = BicubicPlusPlus(rate), state_of(rate)
-    network.load_state_dict({name: torch.from_numpy(k) for name, k in state.items()})
-    image = np.random.default_rng(1).random((3, 10, 6), dtype=np.float32)
-    output = network(torch.from_numpy(image[None])).detach().numpy()
-    np.testing.assert_allclose(output[0], forward(state, rate, image), rtol=0, atol=1e-5)
-
-
 def test_same_kernels_same_bytes(tmp_path: Path) -> None:
     first, second = tmp_path / "a.onnx", tmp_path / "deep" / "b.onnx"
     export_onnx(state_of(3), 3, first, "text")
