@@ -27,20 +27,23 @@ class Pair:
 
 
 def photographs(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Photographs of a folder in name order: those to train on, and those of `HELD_OUT`.
+    """Photographs of a folder in name order: those to train on, and those to hold out.
+
+    Held out are those of `HELD_OUT`, or the last one of a folder that has none of these.
 
     Raises:
-        DataError: the folder is missing, or has no photograph to train on.
+        DataError: the folder is missing, or leaves nothing to train on.
     """
     paths = list_images(folder, None, None)
-    training = [p for p in paths if p.stem not in HELD_OUT]
+    held_out = [path for path in paths if path.stem in HELD_OUT] or [paths[-1]]
+    training = [path for path in paths if path not in held_out]
     if not training:
         raise DataError(
-            f"holds no photographs but those held out: {', '.join(HELD_OUT)}",
+            f"holds no photographs but {', '.join(p.name for p in held_out)}, to be held out",
             where=str(folder),
             fix="name a folder of large photographs with --data",
         )
-    return training, [p for p in paths if p.stem in HELD_OUT]
+    return training, held_out
 
 
 def shrunk_pairs(path: Path, rate: int, factors: Iterable[float]) -> list[Pair]:

@@ -11,8 +11,9 @@ from calib.errors import DataError  # noqa: E402
 from models import train as recipe_module  # noqa: E402
 from models.bicubic_plusplus import kernel_shapes  # noqa: E402
 from models.patches import HELD_OUT  # noqa: E402
+from models.recipe import Recipe  # noqa: E402
 from models.synthetic import draw  # noqa: E402
-from models.train import Recipe, Training, learning_rate, load_images, main, train  # noqa: E402
+from models.train import Training, load_images, main, train  # noqa: E402
 
 TINY = Recipe(rate=2, steps=6, patches=2, size=8, warmup=2, drawn=1, factors=(1,))
 
@@ -84,13 +85,6 @@ def test_loss_has_the_closed_form() -> None:
     assert float(recipe_module._loss(error, 2)) == pytest.approx(0.14 / 3 + 2 * luma**2)
 
 
-def test_learning_rate_warms_up_and_fades_to_zero() -> None:
-    recipe = Recipe(rate=2, steps=1000, learning_rate=1.0, warmup=10)
-    assert learning_rate(recipe, 0) == pytest.approx(0.1)
-    assert learning_rate(recipe, 500) == pytest.approx(0.5)
-    assert 0 < learning_rate(recipe, 999) < 1e-5
-
-
 def test_refuses_the_checkpoint_of_another_recipe(data: Path, tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
     Training(TINY).save(path)
@@ -100,6 +94,11 @@ def test_refuses_the_checkpoint_of_another_recipe(data: Path, tmp_path: Path) ->
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(DataError, match="damaged"):
         Training(TINY).load(path)
+
+
+def test_refuses_images_smaller_than_a_patch(data: Path) -> None:
+    with pytest.raises(DataError, match="only 48 pixels"):
+        load_images(data, Recipe(rate=2, steps=1, size=50, drawn=1, factors=(1,)))
 
 
 def test_command_writes_the_model(data: Path, tmp_path: Path) -> None:

@@ -1,0 +1,61 @@
+"""What a training run depends on."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from compiler.errors import SpecError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that the weights depend on, beside the photographs and the number of threads."""
+
+    rate: int
+    steps: int
+    patches: int = 16
+    size: int = 48
+    """Side of an LR patch in pixels, even."""
+    learning_rate: float = 5e-3
+    """Peak, reached after `warmup` steps; falls to zero along half a cosine."""
+    warmup: int = 100
+    momentum: float = 0.95
+    luma: float = 2.0
+    """Weight of the squared error of luma, added to the mean squared error of RGB."""
+    synthetic: float = 0.1
+    """Share of the patches that come from drawn images."""
+    drawn: int = 60
+    """Number of drawn images."""
+    factors: tuple[float, ...] = (2, 3, 4, 6)
+    """How much the photographs are shrunk before they are taken for the truth."""
+    noise: float = 1.5
+    """Simulated rounding in int8 steps: trades little of the float accuracy for robustness."""
+    average: float = 0.998
+    """Decay of the moving average of the kernels."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("rate", "steps", "patches", "size", "warmup", "drawn"):
+            _require(getattr(self, name) >= 1, self, name, "at least 1")
+        for name in ("luma", "noise", "momentum"):
+            _require(getattr(self, name) >= 0, self, name, "at least 0")
+        for name in ("synthetic", "average"):
+            _require(0 <= getattr(self, name) < 1, self, name, "in [0, 1)")
+        _require(self.size % 2 == 0, self, "size", "even")
+        _require(self.learning_rate > 0, self, "learning_rate", "positive")
+        _require(bool(self.factors) and min(self.factors) >= 1, self, "factors", "1 or more")
+
+    def learning_rate_at(self, step: int) -> float:
+        """Linear warm-up, then half a cosine down to zero."""
+        fade = 0.5 * (1 + math.cos(math.pi * step / self.steps))
+        return self.learning_rate * min(1.0, (step + 1) / self.warmup) * fade
+
+
+def _require(holds: bool, recipe: Recipe, name: str, expected: str) -> None:
+    if not holds:
+        raise SpecError(
+            f"{name} is {getattr(recipe, name)}, expected {expected}",
+            fix=f"correct --{name.replace('_', '-')}",
+            key=name,
+        )
