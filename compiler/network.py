@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib.qparams import F32, I8, I32, INT8_MAX, INT8_MIN, QParams
-from compiler.errors import AccumulatorOverflowError, SizeError
+from compiler.errors import AccumulatorOverflowError, CapabilityError, SizeError
 
 Size = tuple[int, int]  # height, width
 Kind = Literal["int8", "float32", "uint8"]
@@ -255,7 +255,7 @@ def sizes(net: Layered, input_size: Size) -> dict[str, Size]:
 
 
 def accumulator_bounds(conv: Conv, x: QParams) -> NDArray[np.int64]:
-    """Largest |acc| that any int8 input can give, per output channel: int64 [O]."""
+    """A bound of |acc| over all int8 inputs, per output channel: int64 [O]."""
     peak = max(x.zero_point - INT8_MIN, INT8_MAX - x.zero_point)
     mass = np.abs(conv.weight.astype(np.int64)).reshape(len(conv.weight), -1).sum(axis=1)
     bounds: NDArray[np.int64] = peak * mass + np.abs(conv.bias.astype(np.int64))
@@ -288,7 +288,17 @@ def with_io(net: Network, input_kind: Kind, output_kind: Kind, table: I8 | None)
             through `table`).
         output_kind: float32 or uint8.
         table: int8 [C, 256], Quantize(process_ops(u)) of each byte; needed for a uint8 input only.
+    Raises:
+        CapabilityError: a uint8 input without a table.
     """
+    if input_kind == "uint8" and table is None:
+        raise CapabilityError(
+            "a uint8 input needs pre-processing that maps each byte alone; this one mixes channels",
+            where=f"input {net.input}",
+            fix="write backend.input.dtype: float32, or take CvtColor, ChannelSplit and grey "
+            "decoding out of process_ops",
+            key="backend.input.dtype",
+        )
     tensors = dict(net.tensors)
     for name, tensor in net.tensors.items():
         if tensor.kind != "int8":
