@@ -286,7 +286,7 @@ def test_fma_of_residuals(a: int, b: float, c: float) -> None:
     st.integers(1, 23),
 )
 def test_fma_near_ties(steps: int, sign_c: int, sign_p: int, nudge: int, bits: int) -> None:
-    """c = n ulps and a * b = half an ulp of c, or a little less or more: by 2^(-2 bits) of it, or 2^(1 - bits).
+    """c = n ulps, a * b = half an ulp of c but for 2^(-2 bits) of it, or for 2^(1 - bits).
 
     Where binary64 cannot hold the nudge, rounding twice would take it for a tie.
     """
@@ -299,7 +299,7 @@ def test_fma_near_ties(steps: int, sign_c: int, sign_p: int, nudge: int, bits: i
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_fma_where_rounding_twice_is_wrong(sign: int) -> None:
-    """c is odd and a * b half an ulp of it but for 2^-46, which binary64 drops: a tie, rounded up."""
+    """c is odd, a * b half an ulp of it but for 2^-46; binary64 drops that and sees a tie."""
     t = 2.0**-23
     a, b, c = sign * (1 + t), 2.0**-24 * (1 - t), sign * (1 + t)
     assert np.float32(np.float64(a) * b + c) == sign * np.float32(1 + 2 * t)
