@@ -155,7 +155,7 @@ def run(
         )
 
     folder = out / spec.name
-    with clock("bundle"), store.atomic(folder) as temporary:
+    with clock("bundle"), store.atomic(folder) as temporary, store.storage(folder):
         bundle.write(
             temporary,
             engine,

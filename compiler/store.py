@@ -17,6 +17,8 @@ from typing import Any
 
 from compiler.errors import StorageError
 
+_PROBE_BYTES = 1 << 20  # less free space than this fails at once
+
 
 @dataclass(frozen=True)
 class Store:
@@ -120,10 +122,11 @@ def write_json(path: Path, value: Any) -> None:
 
 def require_writable(folder: Path) -> None:
     """Raises StorageError now, not at the end of a build, where `folder` cannot be written."""
-    with atomic(folder / ".probe") as temporary, storage(folder):
-        temporary.write_bytes(b"")
-    with contextlib.suppress(OSError):
-        (folder / ".probe").unlink()
+    with storage(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(bytes(_PROBE_BYTES))
+            probe.flush()
 
 
 @contextlib.contextmanager
