@@ -79,9 +79,10 @@ def _conv(op: Conv, net: Network, values: Values) -> Array:
     result = np.empty((len(op.weight), rows, cols), out.kind)
     for top, bottom in _bands(op, rows, cols):
         acc = accumulate(op, padded, x.zero_point, top, bottom, cols)
-        v = acc.astype(np.float32) * multiplier[:, None, None]
-        for step in op.steps:
-            v = _step(step, v, net, out, {k: r[:, top:bottom] for k, r in residuals.items()})
+        with np.errstate(over="ignore", invalid="ignore"):  # infinities are values like others
+            v = acc.astype(np.float32) * multiplier[:, None, None]
+            for step in op.steps:
+                v = _step(step, v, net, out, {k: r[:, top:bottom] for k, r in residuals.items()})
         result[:, top:bottom] = _store(v, out)
     return result
 
@@ -125,7 +126,7 @@ def _bands(op: Conv, rows: int, cols: int) -> Iterator[tuple[int, int]]:
         yield top, min(top + step, rows)
 
 
-def _pad(x: Array, pads: tuple[int, int, int, int], fill: int) -> Array:
+def _pad(x: Array, pads: tuple[int, int, int, int], fill: float) -> Array:
     top, left, bottom, right = pads
     return np.pad(x, ((0, 0), (top, bottom), (left, right)), constant_values=fill)
 
@@ -189,7 +190,8 @@ def _concat(op: Concat, net: Network, values: Values) -> Array:
 def _max_pool(op: MaxPool, net: Network, values: Values) -> Array:
     x = values[op.input]
     rows, cols = output_size(op, (x.shape[1], x.shape[2]))
-    padded = _pad(x, op.pads, qparams.INT8_MIN)
+    least = -np.inf if net.tensors[op.input].kind == "float32" else np.iinfo(x.dtype).min
+    padded = _pad(x, op.pads, least)
     (kh, kw), (sh, sw) = op.kernel, op.strides
     windows = [
         padded[:, i : i + (rows - 1) * sh + 1 : sh, j : j + (cols - 1) * sw + 1 : sw]
