@@ -14,7 +14,7 @@ output channels stays in registers over the whole sum.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -148,6 +148,10 @@ class Direct:
         _, pixels = self.block
         return min(self.width, max(1, PIXELS // pixels) * pixels)
 
+    def streams(self, together: int) -> bool:
+        """The output is written past the caches."""
+        return epilogue.streams(self.epilogue, (self.height, self.width), together, self.pixels)
+
     def allocate(self, rows: int) -> Mapping[str, Expr]:
         """Accumulators, and the input rows as int16 where the dot product needs them so."""
         scratch = {"acc": local((self.pixels * self.row_elements,), "int32")}
@@ -196,7 +200,7 @@ class Direct:
                     x + p0,
                     context.constants,
                     {r: context.rows[r] for r in e.residuals},
-                    context.output,
+                    replace(context.output, streaming=self.streams(together)),
                     range(e.vectors),
                 )
 

@@ -44,7 +44,9 @@ from compiler.kernels.rows import Rows
 from compiler.network import Activation, Conv, DepthToSpace, Residual, Tensor
 from compiler.reference import residual_multiplier
 
+STREAM_BYTES = 16 << 20  # outputs larger than this do not stay in the caches anyway
 Accumulator = Callable[[int, int], Expr]  # (vector, pixel) -> 2^shift acc
+LINE = 16  # float32 in a cache line
 SAFE = float(2**30)  # |v| below this needs no clamp before its conversion to int32
 
 
@@ -117,16 +119,29 @@ class Epilogue:
 
     @property
     def pixels(self) -> int:
-        """Pixels that make whole vectors (float32) or are worth packing together (bytes)."""
+        """Pixels that make whole cache lines (float32) or are worth packing together (bytes)."""
         if self.out.kind == "float32":
             per_pixel = len(self.parts[0].channels)
-            return max(1, self.isa.lanes // int(np.gcd(self.isa.lanes, per_pixel)))
+            return LINE // int(np.gcd(LINE, per_pixel))
         return 1 if self.in_order else 4
 
     @property
     def in_order(self) -> bool:
         """Stored in the order of the lanes: an int8 tensor without a pixel shuffle."""
         return self.out.kind == "int8" and self.block == 1
+
+
+def streams(e: Epilogue, size: tuple[int, int], together: int, step: int) -> bool:
+    """Whether the float32 output can be written past the caches, in whole aligned lines.
+
+    Args:
+        size: height and width before the pixel shuffle.
+        together: pixels whose epilogue is emitted together; step: pixels of a block of them.
+    """
+    if e.out.kind != "float32" or together % e.pixels or step % e.pixels:
+        return False
+    aligned = size[1] % e.pixels == 0  # clamped blocks start at a multiple too
+    return aligned and 4 * len(e.order) * size[0] * size[1] > STREAM_BYTES
 
 
 def multiplier(conv: Conv, s_x: float, out: Tensor) -> F32:
@@ -271,7 +286,7 @@ class Output:
 
     rows: Rows | None
     buffer: Expr = None
-    streaming: bool = False
+    streaming: bool = False  # float32 goes past the caches; every vector is aligned
 
 
 def _store_in_order(
@@ -356,6 +371,11 @@ def _store_run(
         index = lanes(output.rows.layout.at(x * e.block) + start, count)
         store(output.rows.buffer, vector, [output.rows.slot(row), index])
     elif e.out.kind == "float32":
-        store(output.buffer, vector, [0, part.plane, row, lanes(x * e.block + start, count)])
+        column = x * e.block + start
+        if output.streaming and count == e.isa.lanes:
+            address = T.address_of(output.buffer[0, part.plane, row, column])
+            T.evaluate(e.isa.stream(address, vector))
+        else:
+            store(output.buffer, vector, [0, part.plane, row, lanes(column, count)])
     else:
         store(output.buffer, vector, [0, row, 0, lanes(x * len(part.channels) + start, count)])

@@ -85,6 +85,10 @@ class Isa:
         constant = T.broadcast(tir.const(signed, "int32"), self.lanes)
         return T.call_pure_extern(self.vector, "vacc_mul", a, constant)
 
+    def stream(self, address: Expr, v: Expr) -> Expr:
+        """Stores a float32 vector past the caches, to an address aligned to the vector."""
+        return T.call_extern("void", "vacc_stream", address, v)
+
     def round(self, v: Expr) -> Expr:
         """int32(rne(v)) for |v| < 2^31."""
         return T.call_llvm_pure_intrin(self.vector, self.rounds, *self._rounds_arguments(v))
@@ -104,7 +108,8 @@ class Isa:
         dots = _function("vacc_dot16", n, 3, self.dot16)
         if self.bytes_dot:
             dots += _function("vacc_dot8", n, 3, _VPDPBUSD)
-        return _DECLARATIONS[self.name].replace("V ", f"<{n} x i32> ") + binary + dots
+        stream = _STREAM.format(lanes=n, size=4 * n)
+        return _DECLARATIONS[self.name].replace("V ", f"<{n} x i32> ") + binary + dots + stream
 
 
 _WRAPPING = ("add", "sub", "mul")
@@ -119,6 +124,13 @@ def _function(name: str, lanes: int, arity: int, body: str) -> str:
     return text.replace("HALF", half).replace("V ", f"<{lanes} x i32> ")
 
 
+_STREAM = """
+define linkonce_odr void @vacc_stream(ptr %p, <{lanes} x float> %v) alwaysinline nounwind {{
+store <{lanes} x float> %v, ptr %p, align {size}, !nontemporal !0
+ret void
+}}
+!0 = !{{i32 1}}
+"""
 _VPMADDWD = """
 %x = bitcast V %a to HALF
 %y = bitcast V %b to HALF

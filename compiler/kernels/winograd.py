@@ -12,7 +12,7 @@ adds b' to every output; zero points and the stored offset are folded into b' as
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -197,6 +197,12 @@ class Winograd:
         wanted = max(1, self.epilogue.pixels // self.t.m)
         return wanted if self.tiles % wanted == 0 else 1
 
+    @property
+    def streams(self) -> bool:
+        """The output is written past the caches."""
+        size, m = (self.height, self.width), self.t.m
+        return epilogue.streams(self.epilogue, size, m * self.together, m * self.tiles)
+
     def allocate(self, rows: int) -> Mapping[str, Expr]:
         """Buffers of the transforms: columns, V, M, and half-transformed outputs."""
         t, n = self.t, self.isa.lanes
@@ -330,7 +336,7 @@ class Winograd:
             let(x),
             context.constants,
             {r: context.rows[r] for r in e.residuals},
-            context.output,
+            replace(context.output, streaming=self.streams),
             vectors,
         )
 
