@@ -63,7 +63,10 @@ class _Reader:
                 where=f"input {self.input.name}",
                 fix="export the network for one image, [1, channels, height, width]",
             )
+        made = {name for node in graph.node for name in node.output}
         self.quantized_input = f"{self.input.name}_q"
+        while self.quantized_input in made:
+            self.quantized_input += "_"
         self.names = {self.input.name: self.quantized_input}
         self.channels = {
             self.input.name: dims[1].dim_value,
@@ -73,11 +76,12 @@ class _Reader:
             QuantizeInput("quantize_input", self.input.name, self.quantized_input)
         ]
         self.chains: dict[str, int] = {}  # output of a growing chain -> its index in ops
+        self.labels: set[str] = set()
 
     def read(self) -> FloatNetwork:
         for node in self.graph.node:
             reader = READERS.get(node.op_type)
-            if reader is None:
+            if reader is None or node.domain not in ("", "ai.onnx"):
                 raise unsupported(node, "the integer semantics do not define this operator")
             reader(self, node)
         net = FloatNetwork(
@@ -91,16 +95,28 @@ class _Reader:
         return net
 
     def _check_output(self, net: FloatNetwork) -> None:
-        read = {name for op in net.ops if op.output not in net.float_tensors for name in op.inputs}
-        both = sorted(read & net.float_tensors - {net.input})
-        residuals = {s.tensor for c in net.convs for s in c.steps if isinstance(s, Residual)}
-        both += sorted(residuals & net.float_tensors)
-        if both or net.output == self.quantized_input:
+        read = {
+            name
+            for op in net.ops
+            if isinstance(op, FloatConv) or op.output not in net.float_tensors
+            for name in op.inputs
+        }
+        both = (read | {self.quantized_input}) & net.float_tensors - {net.input}
+        if both:
+            names = sorted(self.input.name if n == self.quantized_input else n for n in both)
             raise UnsupportedOperatorError(
-                f"the graph output comes from {both or [net.output]}, which the network also reads",
+                f"the graph output passes {', '.join(names)} on, which the network also reads",
                 where=f"output {self.output.name}",
                 fix="let the last convolution feed the output alone",
             )
+
+    def label(self, node: onnx.NodeProto) -> str:
+        """A name for the node's operator that no other has."""
+        name = node.output[0] if node.name in self.labels | {""} else node.name
+        while name in self.labels:
+            name += "_"
+        self.labels.add(name)
+        return name
 
     def tensor(self, node: onnx.NodeProto, index: int) -> str:
         """The network's name of a data input; from here on the chain that made it is closed."""
@@ -114,7 +130,14 @@ class _Reader:
         name = node.input[index]
         if name not in self.constants:
             raise unsupported(node, f"its input {name!r} is computed, not a constant")
-        return self.constants[name]
+        value = self.constants[name]
+        if not np.isfinite(value).all():
+            raise ModelError(
+                f"the constant {name!r} holds values that are infinite or not a number",
+                where=f"node {node.name or node.output[0]} ({node.op_type})",
+                fix="export the network again from a checkpoint with finite weights",
+            )
+        return value
 
     def add(self, op: FloatOp, node: onnx.NodeProto, channels: int) -> None:
         self.ops.append(op)
@@ -151,7 +174,7 @@ def _conv(reader: _Reader, node: onnx.NodeProto) -> None:
     kernel = (weight.shape[2], weight.shape[3])
     strides = _pair(attributes.get("strides", [1, 1]))
     conv = FloatConv(
-        name=node.name or node.output[0],
+        name=reader.label(node),
         input=source,
         output=node.output[0],
         weight=weight,
@@ -169,9 +192,11 @@ def _activation(reader: _Reader, node: onnx.NodeProto) -> None:
     if not reader.is_open(node.input[0]):
         raise unsupported(node, "an activation is defined only as the epilogue of a convolution")
     if node.op_type == "PRelu":
-        alpha = reader.constant(node, 1).astype(np.float32).reshape(-1)
-        if len(alpha) not in (1, reader.channels[reader.names[node.input[0]]]):
+        slope = reader.constant(node, 1).astype(np.float32)
+        channels = reader.channels[reader.names[node.input[0]]]
+        if slope.size != 1 and slope.shape not in ((channels, 1, 1), (1, channels, 1, 1)):
             raise unsupported(node, "its slope is neither one number nor one per channel")
+        alpha = slope.reshape(-1)
     else:
         default = 0.0 if node.op_type == "Relu" else 0.01
         alpha = np.array([_attributes(node).get("alpha", default)], np.float32)
@@ -196,8 +221,8 @@ def _depth_to_space(reader: _Reader, node: onnx.NodeProto) -> None:
     source, block = reader.tensor(node, 0), int(attributes["blocksize"])
     mode = attributes.get("mode", "DCR")
     channels = reader.channels[source] // (block * block)
-    name = node.name or node.output[0]
-    reader.add(DepthToSpace(name, source, node.output[0], block, mode), node, channels)
+    op = DepthToSpace(reader.label(node), source, node.output[0], block, mode)
+    reader.add(op, node, channels)
 
 
 def _concat(reader: _Reader, node: onnx.NodeProto) -> None:
@@ -205,20 +230,22 @@ def _concat(reader: _Reader, node: onnx.NodeProto) -> None:
         raise unsupported(node, "only a Concat of channels (axis 1) is defined")
     sources = tuple(reader.tensor(node, i) for i in range(len(node.input)))
     channels = sum(reader.channels[s] for s in sources)
-    reader.add(Concat(node.name or node.output[0], sources, node.output[0]), node, channels)
+    reader.add(Concat(reader.label(node), sources, node.output[0]), node, channels)
 
 
 def _max_pool(reader: _Reader, node: onnx.NodeProto) -> None:
     attributes = _attributes(node)
     if attributes.get("ceil_mode", 0) or set(attributes.get("dilations", [1])) != {1}:
         raise unsupported(node, "ceil_mode and dilations are not defined")
+    if len(node.output) > 1:
+        raise unsupported(node, "its second output, the indices, is not defined")
     source = reader.tensor(node, 0)
     kernel = _pair(attributes["kernel_shape"])
     strides = _pair(attributes.get("strides", [1, 1]))
     pads = _pads(node, attributes, kernel, strides, (1, 1))
     if max(pads[0], pads[2]) >= kernel[0] or max(pads[1], pads[3]) >= kernel[1]:
         raise unsupported(node, f"its padding {pads} is not smaller than its window {kernel}")
-    op = MaxPool(node.name or node.output[0], source, node.output[0], kernel, strides, pads)
+    op = MaxPool(reader.label(node), source, node.output[0], kernel, strides, pads)
     reader.add(op, node, reader.channels[source])
 
 
@@ -236,7 +263,7 @@ def _resize(reader: _Reader, node: onnx.NodeProto) -> None:
         raise unsupported(node, f"its scales {scales.tolist()} are not whole factors")
     source = reader.tensor(node, 0)
     factors = (int(scales[2]), int(scales[3]))
-    op = ResizeNearest(node.name or node.output[0], source, node.output[0], factors)
+    op = ResizeNearest(reader.label(node), source, node.output[0], factors)
     reader.add(op, node, reader.channels[source])
 
 
