@@ -207,7 +207,7 @@ def check(
         spec = Spec.model_validate(data)
         _check_values(spec, document)
     except ValidationError as error:
-        problems = [_explain(problem, document) for problem in error.errors()]
+        problems = [_explain(p, document) for p in error.errors() if not _misspelt(p, error)]
         return None, tuple(sorted(problems, key=lambda e: e.line or 0))
     except SpecError as error:
         return None, (error,)
@@ -285,6 +285,19 @@ def _explain(problem: Any, document: Document) -> SpecError:
             got = problem["input"]
             shown = repr(got) if isinstance(got, str | int | float | bool | None) else "this"
             return SpecError(f"{shown}: {problem['msg']}", fix="correct the value", **place)
+
+
+def _misspelt(problem: Any, error: ValidationError) -> bool:
+    """Whether a missing key is there after all, misspelt, and so told already as unknown."""
+    if problem["type"] != "missing":
+        return False
+    *parent, name = problem["loc"]
+    unknown = [
+        str(other["loc"][-1])
+        for other in error.errors()
+        if other["type"] == "extra_forbidden" and list(other["loc"][:-1]) == parent
+    ]
+    return bool(difflib.get_close_matches(str(name), unknown, n=1))
 
 
 def _real_path(loc: tuple[str | int, ...], document: Document) -> KeyPath:

@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,12 @@ class Store:
     Two processes that want the same result at once make it once: the second waits for the first.
 
     Attributes:
-        fresh: make every result again and replace what is there.
+        fresh: make every result again, once, and replace what is there.
     """
 
     root: Path
     fresh: bool = False
+    _made: set[str] = field(default_factory=set, repr=False, compare=False)
 
     def get(self, key: str, suffix: str, produce: Callable[[Path], None]) -> Path:
         """The file under `key`; made by `produce(temporary path)` where it is not there yet.
@@ -43,12 +44,14 @@ class Store:
             StorageError: the directory cannot be written.
         """
         path = self.root / key[:2] / f"{key}{suffix}"
-        if path.exists():
+        stale = self.fresh and key not in self._made
+        if path.exists() and not stale:
             return path
         with storage(path), _exclusive(path.with_suffix(".lock")):
-            if not path.exists():
+            if stale or not path.exists():
                 with atomic(path) as temporary:
                     produce(temporary)
+                self._made.add(key)
         return path
 
 
