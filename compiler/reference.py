@@ -190,7 +190,7 @@ def _concat(op: Concat, net: Network, values: Values) -> Array:
 def _max_pool(op: MaxPool, net: Network, values: Values) -> Array:
     x = values[op.input]
     rows, cols = output_size(op, (x.shape[1], x.shape[2]))
-    least = -np.inf if net.tensors[op.input].kind == "float32" else np.iinfo(x.dtype).min
+    least = {"int8": qparams.INT8_MIN, "uint8": 0, "float32": -np.inf}[net.tensors[op.input].kind]
     padded = _pad(x, op.pads, least)
     (kh, kw), (sh, sw) = op.kernel, op.strides
     windows = [
