@@ -16,7 +16,7 @@ from pathlib import Path
 from calib.errors import DataError, WorkbenchError
 
 _WIDTH, _HEIGHT = 720, 360
-_LEFT, _RIGHT, _TOP, _BOTTOM = 60, 60, 20, 50
+_LEFT, _RIGHT, _TOP, _BOTTOM = 60, 90, 20, 50
 _SERIES = (("y_db", "Y", "#0b6e99"), ("rgb_db", "RGB", "#c2410c"))
 
 

@@ -20,7 +20,7 @@ def test_draws_both_lines_inside_the_picture(steps: int) -> None:
     for line in lines:
         points = [tuple(map(float, p.split(","))) for p in line.attrib["points"].split()]
         assert len(points) == steps
-        assert all(60 <= x <= 660 and 20 <= y <= 310 for x, y in points)
+        assert all(60 <= x <= 630 and 20 <= y <= 310 for x, y in points)
     rising = [float(p.split(",")[1]) for p in lines[1].attrib["points"].split()]
     assert rising == sorted(rising, reverse=True)
 
