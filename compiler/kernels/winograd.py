@@ -11,6 +11,7 @@ adds b' to every output; zero points and the stored offset are folded into b' as
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -140,8 +141,13 @@ class Group:
         return sum(self.blocks)
 
 
-def groups(e: Epilogue, widest: int) -> list[Group]:
-    """Splits the vectors where no segment straddles, in groups of at most `widest` if possible."""
+def groups(e: Epilogue, widest: int, block: int) -> list[Group]:
+    """Splits the vectors where no segment straddles.
+
+    Args:
+        widest: most vectors of a group, where segments allow.
+        block: most vectors of a register block.
+    """
     n, edges, lane = e.isa.lanes, {0, e.vectors}, 0
     for part in e.parts:
         lane += len(part.channels)
@@ -154,7 +160,7 @@ def groups(e: Epilogue, widest: int) -> list[Group]:
         fitting = [v for v in edges if first < v <= first + widest]
         last = max(fitting) if fitting else min(v for v in edges if v > first)
         count = last - first
-        pieces = -(-count // widest)
+        pieces = -(-count // block)
         blocks = tuple(count // pieces + (i < count % pieces) for i in range(pieces))
         result.append(Group(first, blocks))
         first = last
@@ -203,17 +209,25 @@ class Winograd:
         size, m = (self.height, self.width), self.t.m
         return epilogue.streams(self.epilogue, size, m * self.together, m * self.tiles)
 
+    @property
+    def columnwise(self) -> bool:
+        """Registers hold a column of frequencies, which saves writing and reading M."""
+        return columnwise(self.isa)
+
     def allocate(self, rows: int) -> Mapping[str, Expr]:
         """Buffers of the transforms: columns, V, M, and half-transformed outputs."""
         t, n = self.t, self.isa.lanes
         widest = max(g.vectors for g in self.groups)
         reach = (t.m * self.tiles + 2) * self.source.channels
-        return {
+        scratch = {
             "columns": local((t.n, -(-reach // 64) * 64 + 128), "int16"),
-            "V": local((t.n**2, self.tiles, self.words), "int32"),
-            "M": local((t.n**2, self.tiles, widest * n), "int32"),
-            "half": local((self.together * widest, t.m, t.n, n), "int32"),
+            "V": local((t.n, self.tiles, t.n, self.words), "int32"),  # [j, tile, i, word]
         }
+        kept = self.tiles if self.columnwise else self.together
+        scratch["half"] = local((kept * widest, t.m, t.n, n), "int32")
+        if not self.columnwise:
+            scratch["M"] = local((t.n**2, self.tiles, widest * n), "int32")
+        return scratch
 
     def emit(self, context: Context, first: Expr, rows: int) -> None:
         """See `Kernel.emit`."""
@@ -255,65 +269,114 @@ class Winograd:
                 d = [let(columns[i, a]) for a in at]
                 for j, v in enumerate(linear(t.BT, d, *operations)):
                     word = reinterpret(f"int32x{wide // 2}", v)
-                    store(V, word, [i * t.n + j, tile, lanes(i32(c // 2), wide // 2)])
+                    store(V, word, [j, tile, i, lanes(i32(c // 2), wide // 2)])
 
     def _multiply(self, context: Context, index: int, group: Group, block: int, first: int) -> None:
-        """M of one register block: tiles x vectors stay in registers over the sum."""
-        isa, n, vectors = self.isa, self.isa.lanes, group.blocks[block]
-        V, M = context.scratch["V"], context.scratch["M"]
-        U, start = context.constants[f"U{index}_{block}"], context.constants["start"]
+        """The products of one register block: tiles x vectors (x a column of frequencies)."""
+        isa, n, t, vectors = self.isa, self.isa.lanes, self.t, group.blocks[block]
+        V, U = context.scratch["V"], context.constants[f"U{index}_{block}"]
         used = -(-self.source.channels // 2)
-        tiles = tile_block(isa, vectors, self.tiles)
-        unit = self.t.unit * self.t.n + self.t.unit
+        kept = t.n if self.columnwise else 1  # frequencies in registers
+        tiles = tile_block(isa, vectors * kept, self.tiles)
         count = self.tiles // tiles
-        with serial(self.t.n**2 * count) as it:
-            f, t0 = let(T.floordiv(it, count)), let(T.floormod(it, count) * tiles)
-            begin = let(T.Select(f == unit, i32(1), i32(0)))
-            sums = local((tiles * vectors * n,), "int32")
-            for v in range(vectors):
-                initial = let(start[begin, lanes(i32((group.first + first + v) * n), n)])
-                for p in range(tiles):
-                    store(sums, initial, [lanes(i32((p * vectors + v) * n), n)])
+
+        def here(i: int, p: int, v: int) -> Expr:
+            return lanes(i32(((i * tiles + p) * vectors + v) * n), n)
+
+        with serial(t.n**2 // kept * count) as it:
+            outer, t0 = let(T.floordiv(it, count)), let(T.floormod(it, count) * tiles)
+            if self.columnwise:
+                frequencies = [(i32(i), outer) for i in range(kept)]
+            else:
+                frequencies = [(let(T.floordiv(outer, t.n)), let(T.floormod(outer, t.n)))]
+            sums = local((kept * tiles * vectors * n,), "int32")
+            for i, f in enumerate(frequencies):
+                self._start(
+                    context,
+                    f,
+                    group.first + first,
+                    vectors,
+                    [[here(i, p, v) for p in range(tiles)] for v in range(vectors)],
+                    sums,
+                )
             with serial(used) as k:
-                u = [
-                    let(
-                        reinterpret(
-                            isa.vector, U[lanes(((f * used + k) * vectors + v) * 2 * n, 2 * n)]
-                        )
-                    )
-                    for v in range(vectors)
-                ]
-                for p in range(tiles):
-                    a = let(T.broadcast(V[f, t0 + p, k], n))
+                for i, f in enumerate(frequencies):
+                    u = []
                     for v in range(vectors):
-                        here = lanes(i32((p * vectors + v) * n), n)
-                        store(sums, isa.dot16_(sums[here], a, u[v]), [here])
+                        at = (((outer * used + k) * kept + i) * vectors + v) * 2 * n
+                        u.append(let(reinterpret(isa.vector, U[lanes(at, 2 * n)])))
+                    for p in range(tiles):
+                        a = let(T.broadcast(V[f[1], t0 + p, f[0], k], n))
+                        for v in range(vectors):
+                            store(sums, isa.dot16_(sums[here(i, p, v)], a, u[v]), [here(i, p, v)])
             for p in range(tiles):
                 for v in range(vectors):
-                    store(
-                        M,
-                        sums[lanes(i32((p * vectors + v) * n), n)],
-                        [f, t0 + p, lanes(i32((first + v) * n), n)],
-                    )
+                    column = [let(sums[here(i, p, v)]) for i in range(kept)]
+                    self._keep(context.scratch, group, outer, t0 + p, first + v, column)
+
+    def _start(
+        self,
+        context: Context,
+        f: tuple[Expr, Expr],
+        vector: int,
+        vectors: int,
+        places: list[list[Expr]],
+        sums: Expr,
+    ) -> None:
+        """Accumulators of one frequency begin at zero, or at the bias where f is (1, 1)."""
+        n, start = self.isa.lanes, context.constants["start"]
+        biased = tir.all(f[0] == self.t.unit, f[1] == self.t.unit)
+        begin = let(T.Select(biased, i32(1), i32(0)))
+        for v in range(vectors):
+            initial = let(start[begin, lanes(i32((vector + v) * n), n)])
+            for place in places[v]:
+                store(sums, initial, [place])
+
+    def _keep(
+        self,
+        scratch: Mapping[str, Expr],
+        group: Group,
+        outer: Expr,
+        tile: Expr,
+        v: int,
+        column: list[Vector],
+    ) -> None:
+        """Stores finished sums: one frequency to M, or A^T times a column of frequencies."""
+        n = self.isa.lanes
+        if not self.columnwise:
+            store(scratch["M"], column[0], [outer, tile, lanes(i32(v * n), n)])
+            return
+        for i, z in enumerate(output_transform(self.t.AT, column, self.isa)):
+            at = [tile * group.vectors + v, i, outer, lanes(i32(0), n)]
+            store(scratch["half"], z, at)
 
     def _output(self, context: Context, group: Group, y: Expr, x: Expr) -> None:
         """A^T M A and the epilogue: columns of each tile, then row by row."""
-        t, n, isa = self.t, self.isa.lanes, self.isa
-        M, half = context.scratch["M"], context.scratch["half"]
-        with serial(self.tiles // self.together) as pair:
-            tile = let(pair * self.together)
-            for k in range(self.together):
-                for v in range(group.vectors):
-                    for j in range(t.n):
-                        column = [
-                            let(M[i * t.n + j, tile + k, lanes(i32(v * n), n)]) for i in range(t.n)
-                        ]
-                        for i, z in enumerate(output_transform(t.AT, column, isa)):
-                            store(half, z, [k * group.vectors + v, i, j, lanes(i32(0), n)])
+        t, together = self.t, self.together
+        with serial(self.tiles // together) as pair:
+            tile = let(pair * together)
+            if not self.columnwise:
+                self._columns(context.scratch, group, tile)
+            first = tile if self.columnwise else i32(0)
             with serial(t.m) as i, when(tir.all(y + i >= 0, y + i < self.height)):
-                self._output_row(context, group, i, y + i, x + tile * t.m)
+                self._output_row(context, group, first, i, y + i, x + tile * t.m)
 
-    def _output_row(self, context: Context, group: Group, i: Expr, y: Expr, x: Expr) -> None:
+    def _columns(self, scratch: Mapping[str, Expr], group: Group, tile: Expr) -> None:
+        """A^T M for some tiles."""
+        t, n, M = self.t, self.isa.lanes, scratch["M"]
+        for k in range(self.together):
+            for v in range(group.vectors):
+                for j in range(t.n):
+                    at = lanes(i32(v * n), n)
+                    column = [let(M[i * t.n + j, tile + k, at]) for i in range(t.n)]
+                    for i, z in enumerate(output_transform(t.AT, column, self.isa)):
+                        index = [k * group.vectors + v, i, j, lanes(i32(0), n)]
+                        store(scratch["half"], z, index)
+
+    def _output_row(
+        self, context: Context, group: Group, first: Expr, i: Expr, y: Expr, x: Expr
+    ) -> None:
+        """The epilogue of row i of some tiles, which lie in `half` from tile `first`."""
         t, n, isa, e = self.t, self.isa.lanes, self.isa, self.epilogue
         half = context.scratch["half"]
         done: dict[tuple[int, int], list[Vector]] = {}
@@ -321,7 +384,7 @@ class Winograd:
         def accumulator(v: int, p: int) -> Vector:
             key = (v - group.first, p // t.m)
             if key not in done:
-                index = key[1] * group.vectors + key[0]
+                index = (first + key[1]) * group.vectors + key[0]
                 row = [let(half[index, i, j, lanes(i32(0), n)]) for j in range(t.n)]
                 done[key] = output_transform(t.AT, row, isa)
             z = done[key][p % t.m]
@@ -358,6 +421,11 @@ def _words(channels: int, isa: Isa) -> int:
     return -(-channels // (2 * whole)) * whole
 
 
+def columnwise(isa: Isa) -> bool:
+    """Enough registers for the accumulators of a column of frequencies."""
+    return isa.registers >= 32
+
+
 def tile_block(isa: Isa, vectors: int, tiles: int) -> int:
     """Tiles of a register block: the largest divisor of `tiles` that the registers hold."""
     most = max(1, isa.registers * 3 // 4 // vectors)
@@ -381,7 +449,7 @@ def winograd(
         zero: the stored form of a real zero of the input.
         tiles: neighbouring tiles computed together, at most width / m.
     """
-    parts = groups(e, 3)
+    parts = groups(e, 3, 2 if columnwise(e.isa) else 3)
     lane_count = e.vectors * e.isa.lanes
     U = t.weights(e.conv.weight)[:, e.order]
     bias = folded_bias(e.conv, zero).astype(np.int64) * t.factor
@@ -392,7 +460,9 @@ def winograd(
     for i, group in enumerate(parts):
         first = group.first
         for j, vectors in enumerate(group.blocks):
-            constants[f"U{i}_{j}"] = _packed(U, first * e.isa.lanes, vectors * e.isa.lanes)
+            constants[f"U{i}_{j}"] = _packed(
+                U, first * e.isa.lanes, vectors * e.isa.lanes, columnwise(e.isa)
+            )
             first += vectors
     choice = (
         f"F({t.m}x{t.m},3x3), {tiles} tiles; uses {proof.output:.2f} of the int32 bound, "
@@ -401,11 +471,16 @@ def winograd(
     return Winograd(stage, size[0], size[1], constants, choice, e, source, t, tiles, parts)
 
 
-def _packed(U: NDArray[np.int64], first: int, count: int) -> NDArray[np.int16]:
-    """[F, O, I] to [F][I / 2][lane][2] int16 for `count` lanes from `first`, flat."""
+def _packed(U: NDArray[np.int64], first: int, count: int, by_column: bool) -> NDArray[np.int16]:
+    """[i j, O, I] to [i j][I / 2][lane][2], or [j][I / 2][i][lane][2], flat int16.
+
+    Args:
+        first, count: lanes of a register block.
+    """
     frequencies, _, channels = U.shape
-    words = -(-channels // 2)
+    words, n = -(-channels // 2), math.isqrt(frequencies)
     part = U[:, first : first + count]
     padded = np.zeros((frequencies, count, 2 * words), np.int16)
     padded[:, : part.shape[1], :channels] = part
-    return padded.reshape(frequencies, count, words, 2).transpose(0, 2, 1, 3).reshape(-1)
+    split = padded.reshape(n, n, count, words, 2)
+    return split.transpose((1, 3, 0, 2, 4) if by_column else (0, 1, 3, 2, 4)).reshape(-1)
