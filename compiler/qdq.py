@@ -3,11 +3,12 @@
 The QDQ file is complete: `read(write(net))` is the same integer network, so a bundle's `qdq.onnx`
 is all that is needed to compile it for another size. Sizes are symbolic. A conv chain's float
 result keeps the name `t` that it has in the original graph; `t_q` is its int8 form and `t_dq`
-what the next layers read.
+what the next layers read (with underscores behind, where the graph has such a tensor already).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -41,28 +42,34 @@ IR_VERSION = 10
 
 def write_float(net: FloatNetwork) -> onnx.ModelProto:
     """The float network as ONNX; tensors keep their names."""
-    return _Writer(net.name, net.input, net.output).write(net.ops, dict(net.channels), {})
+    return _Writer(net.name, net.input, net.output, net.channels).write(net.ops, {})
 
 
 def write(net: Network) -> onnx.ModelProto:
     """The integer network as a QDQ model: float32 in and out, per-channel int8 weights."""
     channels = {name: t.channels for name, t in net.tensors.items()}
     scales = {name: t.q for name, t in net.tensors.items() if t.kind == "int8"}
-    return _Writer(net.name, net.input, net.output).write(net.ops, channels, scales)
+    return _Writer(net.name, net.input, net.output, channels).write(net.ops, scales)
 
 
 class _Writer:
     """Collects nodes and initializers; `floats` names the float value of every tensor."""
 
-    def __init__(self, name: str, graph_input: str, graph_output: str) -> None:
+    def __init__(
+        self, name: str, graph_input: str, graph_output: str, channels: Mapping[str, int]
+    ) -> None:
         self.name, self.input, self.output = name, graph_input, graph_output
+        self.channels = channels
+        self.tensor_names, self.node_names = set(channels), set[str]()
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
+        self.inner: list[onnx.ValueInfoProto] = []
         self.floats = {graph_input: graph_input}
 
     def write(
-        self, ops: tuple[Op | FloatOp, ...], channels: dict[str, int], scales: dict[str, QParams]
+        self, ops: tuple[Op | FloatOp, ...], scales: Mapping[str, QParams]
     ) -> onnx.ModelProto:
+        self.node_names.update(op.name for op in ops)
         for op in ops:
             match op:
                 case QuantizeInput():
@@ -73,21 +80,16 @@ class _Writer:
                     self.move(op)
         ports = [(self.input, "height", "width"), (self.output, "output_height", "output_width")]
         graph_input, graph_output = (
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, channels[name], h, w])
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, self.channels[name], h, w])
             for name, h, w in ports
         )
-        inner = [
-            helper.make_tensor_value_info(name, kind, [1, channels[op.output], None, None])
-            for op in ops[:-1]
-            for name, kind in self.inner_tensors(op, scales)
-        ]
         graph = helper.make_graph(
             self.nodes,
             self.name,
             [graph_input],
             [graph_output],
             self.initializers,
-            value_info=inner,
+            value_info=self.inner,
         )
         model = helper.make_model(
             graph,
@@ -98,49 +100,50 @@ class _Writer:
         onnx.checker.check_model(model)
         return model
 
-    @staticmethod
-    def inner_tensors(op: Op | FloatOp, scales: dict[str, QParams]) -> list[tuple[str, int]]:
-        """What an operator leaves between others, by name and element type."""
-        if isinstance(op, QuantizeInput):
-            return [(op.output, TensorProto.INT8)] if op.output in scales else []
-        inner: list[tuple[str, int]] = [(op.output, TensorProto.FLOAT)]
-        if isinstance(op, Conv) and op.output in scales:
-            inner.append((f"{op.output}_q", TensorProto.INT8))
-        return inner
+    def fresh(self, name: str) -> str:
+        """`name`, with underscores behind where another tensor has it."""
+        return _unused(name, self.tensor_names)
+
+    def declare(self, name: str, channels: int, kind: int = TensorProto.FLOAT) -> None:
+        """The type of a tensor between two operators."""
+        if name != self.output:
+            shape = [1, channels, None, None]
+            self.inner.append(helper.make_tensor_value_info(name, kind, shape))
 
     def constant(self, name: str, value: NDArray[Any]) -> str:
+        name = self.fresh(name)
         self.initializers.append(numpy_helper.from_array(np.array(value), name))
         return name
 
     def node(self, op_type: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        name = attributes.pop("name", output)
+        name = attributes.pop("name", "") or _unused(output, self.node_names)
         self.nodes.append(helper.make_node(op_type, inputs, [output], name=name, **attributes))
         return output
 
-    def round_trip(self, source: str, quantized: str, result: str, q: QParams) -> str:
+    def round_trip(self, source: str, quantized: str, result: str, q: QParams) -> None:
         """QuantizeLinear and DequantizeLinear of `source`."""
         scale = [
             self.constant(f"{result}_scale", np.array(q.scale, np.float32)),
             self.constant(f"{result}_zero_point", np.array(q.zero_point, np.int8)),
         ]
         self.node("QuantizeLinear", [source, *scale], quantized)
-        return self.node("DequantizeLinear", [quantized, *scale], result)
+        self.node("DequantizeLinear", [quantized, *scale], result)
 
-    def quantize_input(self, op: QuantizeInput, scales: dict[str, QParams]) -> None:
+    def quantize_input(self, op: QuantizeInput, scales: Mapping[str, QParams]) -> None:
         self.floats[op.output] = op.input
         if op.output in scales:
-            dequantized = f"{op.output}_dq"
-            self.floats[op.output] = self.round_trip(
-                op.input, op.output, dequantized, scales[op.output]
-            )
+            dequantized = self.fresh(f"{op.output}_dq")
+            self.round_trip(op.input, op.output, dequantized, scales[op.output])
+            self.declare(op.output, self.channels[op.output], TensorProto.INT8)
+            self.floats[op.output] = dequantized
 
-    def conv(self, op: Conv | FloatConv, scales: dict[str, QParams]) -> None:
+    def conv(self, op: Conv | FloatConv, scales: Mapping[str, QParams]) -> None:
         weights = (
             self.integer_weights(op, scales[op.input])
             if isinstance(op, Conv)
             else self.float_weights(op)
         )
-        stages = [f"{op.output}_{i}" for i in range(len(op.steps))] + [op.output]
+        stages = [self.fresh(f"{op.output}_{i}") for i in range(len(op.steps))] + [op.output]
         value = self.node(
             "Conv",
             [self.floats[op.input], *weights],
@@ -158,9 +161,11 @@ class _Writer:
                     value = self.activation(step, value, result)
                 case Residual():
                     value = self.node("Add", [value, self.floats[step.tensor]], result)
+        self.declare(op.output, len(op.weight))
         if op.output in scales:
-            q = scales[op.output]
-            value = self.round_trip(value, f"{op.output}_q", f"{op.output}_dq", q)
+            quantized, value = (self.fresh(f"{op.output}_{end}") for end in ("q", "dq"))
+            self.round_trip(op.output, quantized, value, scales[op.output])
+            self.declare(quantized, len(op.weight), TensorProto.INT8)
         self.floats[op.output] = value
 
     def float_weights(self, op: FloatConv) -> list[str]:
@@ -171,7 +176,7 @@ class _Writer:
 
     def integer_weights(self, op: Conv, x: QParams) -> list[str]:
         def dequantize(part: str, value: NDArray[Any], scale: NDArray[Any]) -> str:
-            name = f"{op.name}.{part}"
+            name = self.fresh(f"{op.name}.{part}")
             inputs = [self.constant(f"{name}_q", value), self.constant(f"{name}_scale", scale)]
             return self.node("DequantizeLinear", inputs, name, axis=0)
 
@@ -192,6 +197,7 @@ class _Writer:
     def move(self, op: Move) -> None:
         inputs = [self.floats[name] for name in op.inputs]
         self.floats[op.output] = op.output
+        self.declare(op.output, self.channels[op.output])
         match op:
             case DepthToSpace():
                 attributes = {"blocksize": op.block, "mode": op.mode}
@@ -215,6 +221,13 @@ class _Writer:
                 )
 
 
+def _unused(name: str, taken: set[str]) -> str:
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name
+
+
 def read(model: onnx.ModelProto) -> Network:
     """The integer network of a QDQ model that `write` made.
 
@@ -230,32 +243,41 @@ def read(model: onnx.ModelProto) -> Network:
         if op.output in net.rounding_points
     }
     points = {name: _lookup(scales, source, model) for name, source in sources.items()}
+    constants = {n.name: list(n.input[1:]) for n in stripped.graph.node if n.op_type == "Conv"}
     ops = tuple(
-        _integer(op, integers, model) if isinstance(op, FloatConv) else op for op in net.ops
+        _integer(op, [_lookup(integers, name, model) for name in constants[op.name]], model)
+        if isinstance(op, FloatConv)
+        else op
+        for op in net.ops
     )
     tensors = tensor_types(net, points)
     return Network(net.name, ops, tensors, net.input, net.output)
 
 
-_Integers = dict[str, tuple[NDArray[Any], NDArray[Any]]]  # value, scale
+_Integer = tuple[NDArray[Any], NDArray[Any]]  # value, scale
 
 
-def _strip(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, QParams], _Integers]:
+def _strip(
+    model: onnx.ModelProto,
+) -> tuple[onnx.ModelProto, dict[str, QParams], dict[str, _Integer]]:
     """The float graph under the Q/DQ nodes, activation scales, and integer constants."""
     constants = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
     scales: dict[str, QParams] = {}
-    integers: _Integers = {}
+    integers: dict[str, _Integer] = {}
     alias: dict[str, str] = {}
     kept: list[onnx.NodeProto] = []
     for node in model.graph.node:
         if node.op_type == "QuantizeLinear":
-            scale, zero = (constants[name] for name in node.input[1:3])
-            scales[node.input[0]] = QParams(float(scale), int(zero))
+            scale, zero = (_lookup(constants, name, model) for name in (*node.input, "", "")[1:3])
+            if scale.size != 1 or zero.size != 1 or zero.dtype != np.int8:
+                raise _foreign(model, f"{node.input[0]!r} is not quantized to int8 by one scale")
+            scales[node.input[0]] = QParams(scale.item(), zero.item())
             alias[node.output[0]] = node.input[0]
         elif node.op_type == "DequantizeLinear" and node.input[0] in constants:
-            integers[node.output[0]] = (constants[node.input[0]], constants[node.input[1]])
+            scale = _lookup(constants, node.input[1], model)
+            integers[node.output[0]] = (constants[node.input[0]], scale)
         elif node.op_type == "DequantizeLinear":
-            alias[node.output[0]] = alias[node.input[0]]
+            alias[node.output[0]] = _lookup(alias, node.input[0], model)
         else:
             copy = onnx.NodeProto()
             copy.CopyFrom(node)
@@ -272,18 +294,25 @@ def _strip(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, QParams],
     return stripped, scales, integers
 
 
-def _integer(op: FloatConv, integers: _Integers, model: onnx.ModelProto) -> Conv:
-    weight, scale = _lookup(integers, f"{op.name}.weight", model)
-    bias, _ = integers.get(f"{op.name}.bias", (np.zeros(len(weight), np.int32), None))
+def _integer(op: FloatConv, constants: list[_Integer], model: onnx.ModelProto) -> Conv:
+    (weight, scale), *biases = constants
+    bias = biases[0][0] if biases else np.zeros(len(weight), np.int32)
+    shapes = (scale.shape, bias.shape)
+    if (weight.dtype, bias.dtype, *shapes) != (np.int8, np.int32, *[(len(weight),)] * 2):
+        raise _foreign(model, f"the weights of {op.name} are not int8 per output channel")
     fields = {k: v for k, v in vars(op).items() if k not in ("weight", "bias")}
     return Conv(**fields, weight=weight, weight_scale=scale, bias=bias)
 
 
-def _lookup(mapping: dict[str, Any], name: str, model: onnx.ModelProto) -> Any:
+def _lookup(mapping: Mapping[str, Any], name: str, model: onnx.ModelProto) -> Any:
     if name not in mapping:
-        raise ModelError(
-            f"the QDQ model has no scale for {name!r}",
-            where=f"graph {model.graph.name}",
-            fix="rebuild the bundle; the file was not written by this tool, or was changed",
-        )
+        raise _foreign(model, f"the QDQ model has no scale for {name!r}")
     return mapping[name]
+
+
+def _foreign(model: onnx.ModelProto, what: str) -> ModelError:
+    return ModelError(
+        what,
+        where=f"graph {model.graph.name}",
+        fix="rebuild the bundle; the file was not written by this tool, or was changed",
+    )
