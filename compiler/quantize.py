@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from calib import qparams
+from calib.errors import CalibrationError
 from calib.qparams import F32, I8, I32, QParams
 from calib.table import CalibrationTable
 from compiler.errors import AccumulatorOverflowError
@@ -54,7 +55,11 @@ def quantize(
 
 
 def tensor_types(net: FloatNetwork, points: Mapping[str, QParams]) -> dict[str, Tensor]:
-    """Types of all tensors: rounding points have scales, data movement passes them on."""
+    """Types of all tensors: rounding points have scales, data movement passes them on.
+
+    Raises:
+        CalibrationError: the inputs of a Concat have different scales.
+    """
     tensors = {net.input: Tensor(net.channels[net.input], "float32")}
     for op in net.ops:
         channels = net.channels[op.output]
@@ -63,7 +68,14 @@ def tensor_types(net: FloatNetwork, points: Mapping[str, QParams]) -> dict[str, 
         elif isinstance(op, FloatConv | QuantizeInput):
             tensors[op.output] = Tensor(channels, "int8", points[op.output])
         else:
-            tensors[op.output] = Tensor(channels, "int8", tensors[op.inputs[0]].q)
+            q, *others = (tensors[name].q for name in op.inputs)
+            if any(other != q for other in others):
+                raise CalibrationError(
+                    f"the inputs {', '.join(op.inputs)} have different scales",
+                    where=f"node {op.name}",
+                    fix="calibrate them together, as `calibrate.choose` does",
+                )
+            tensors[op.output] = Tensor(channels, "int8", q)
     return tensors
 
 
