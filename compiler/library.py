@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
+# TVM would bind this process, and every thread it starts later, to one processor.
+os.environ.setdefault("TVM_BIND_THREADS", "0")
+
 import numpy as np
 import tvm
 from numpy.typing import NDArray
