@@ -1,0 +1,290 @@
+"""The whole build on a tiny network: what it leaves, what it repeats, and how it fails."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import compiler
+from calib.errors import WorkbenchError
+from calib.images import read_image, write_image
+from compiler import bundle, pipeline, qdq, reference, spec, verify
+from compiler.errors import BundleError, NotBitExactError
+from compiler.progress import silent
+from compiler.spec import Verify
+from tests.compiler.conftest import photograph, tiny_spec
+
+DETERMINISTIC = {
+    "accuracy.csv",
+    "accuracy.json",
+    "calibration.json",
+    "fp32.onnx",
+    "golden",
+    "manifest.json",
+    "manifest.sha256",
+    "mod.so",
+    "qdq.onnx",
+    "spec.yaml",
+}
+
+
+def built(tiny_build: pipeline.Result) -> Path:
+    assert tiny_build.bundle is not None
+    return tiny_build.bundle
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes()
+        for p in folder.rglob("*")
+        if p.is_file() and "measured" not in p.parts
+    }
+
+
+def test_the_bundle_is_complete(tiny_build: pipeline.Result) -> None:
+    folder = built(tiny_build)
+    assert {p.name for p in folder.iterdir()} == DETERMINISTIC | {"measured"}
+    accuracy = json.loads((folder / "accuracy.json").read_text())
+    assert accuracy["bit_exact"]["equal"]
+    assert accuracy["bit_exact"]["images"] == 4  # three images, and mod.so itself
+    assert accuracy["gate"]["passed"]
+    latency = json.loads((folder / "measured" / "latency.json").read_text())
+    assert latency["input_shape"] == [1, 3, 32, 48]
+    assert set(latency["library"]) == {"median_ms", "p10_ms", "p90_ms", "runs"}
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert len(manifest["calibration"]["images"]) == 3
+    assert set(manifest["files"]) >= DETERMINISTIC - {"golden", "manifest.json", "manifest.sha256"}
+
+
+def test_nothing_temporary_is_left(tiny_build: pipeline.Result) -> None:
+    parent = built(tiny_build).parent
+    assert sorted(p.name for p in parent.iterdir()) == [".store", "tiny"]
+
+
+def test_a_fresh_build_gives_the_same_bytes(
+    tiny_build: pipeline.Result, tiny_folder: Path, tmp_path: Path
+) -> None:
+    again = pipeline.run(spec.load(tiny_spec(tiny_folder)), silent(), out=tmp_path, fresh=True)
+    assert files(built(again)) == files(built(tiny_build))
+
+
+def test_the_qdq_file_is_the_network(tiny_build: pipeline.Result) -> None:
+    loaded = bundle.load(built(tiny_build)).engine.net
+    x = bundle.golden_input(3)
+    assert tiny_build.net is not None
+    np.testing.assert_array_equal(reference.run(loaded, x), reference.run(tiny_build.net, x))
+    golden = np.load(built(tiny_build) / "golden" / "output.npy")
+    np.testing.assert_array_equal(reference.run(loaded, x)[0], golden)
+
+
+@pytest.mark.parametrize("size", [(32, 48), (33, 47), (1, 1), (2, 61)])
+def test_load_equals_golden_at_any_size(tiny_build: pipeline.Result, size: tuple[int, int]) -> None:
+    net, golden = compiler.load(built(tiny_build)), compiler.golden(built(tiny_build))
+    x = np.random.default_rng(0).random((1, 3, *size), dtype=np.float32)
+    y = net(x)
+    assert y.shape == (1, 3, 2 * size[0], 2 * size[1])
+    np.testing.assert_array_equal(y, golden(x))
+    frame = photograph(3, *size)
+    upscaled = net(frame)
+    assert (upscaled.dtype, upscaled.shape) == (np.uint8, (2 * size[0], 2 * size[1], 3))
+    np.testing.assert_array_equal(upscaled, golden(frame))
+
+
+def test_load_refuses_other_arrays(tiny_build: pipeline.Result) -> None:
+    net = compiler.load(str(built(tiny_build)))
+    for bad in (np.zeros((1, 4, 8, 8), np.float32), np.zeros((1, 3, 8, 8)), np.zeros(3, np.uint8)):
+        with pytest.raises(WorkbenchError, match="the input is"):
+            net(bad)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"backend__output__dtype": "uint8"},
+        {"backend__input__dtype": "uint8", "backend__output__dtype": "uint8"},
+        {"backend__target": "vacc-asym"},
+        {"backend__quantize__weight_scale": "power2"},
+        {"backend__quantize__quantize_per_channel": False},
+        {"backend__quantize__calibrate_mode": "kl_divergence"},
+        {"backend__compile__host__isa": "portable", "backend__compile__host__threads": 1},
+        {"verify__protocol": "vendor"},
+    ],
+    ids=lambda c: "-".join(f"{k.split('__')[-1]}={v}" for k, v in c.items()),
+)
+def test_variants_are_bit_exact(tiny_folder: Path, changes: dict[str, object]) -> None:
+    file = spec.load(tiny_spec(tiny_folder, name="variant", **changes))
+    result = pipeline.run(file, silent(), out=tiny_folder / "others")
+    assert result.accuracy is not None
+    assert result.accuracy.bit_exact.equal
+
+
+def test_a_missed_gate_still_leaves_a_complete_bundle(tiny_folder: Path) -> None:
+    file = spec.load(tiny_spec(tiny_folder, verify__gate={"psnr_drop_db": -50.0}))
+    result = pipeline.run(file, silent(), out=tiny_folder / "others")
+    assert result.accuracy is not None
+    assert not result.accuracy.gate.passed
+    assert bundle.check(built(result))
+
+
+@pytest.mark.parametrize("stage", pipeline.STAGES[:-1])
+def test_until_stops_before_the_bundle(tiny_folder: Path, stage: str) -> None:
+    result = pipeline.run(
+        spec.load(tiny_spec(tiny_folder)), silent(), out=tiny_folder / "others", until=stage
+    )
+    assert result.bundle is None
+    assert list(result.seconds) == list(pipeline.STAGES[: pipeline.STAGES.index(stage) + 1])
+
+
+def test_calibration_images_are_not_verified_on(tiny_folder: Path, tmp_path: Path) -> None:
+    hr = tmp_path / "hr"
+    shutil.copytree(tiny_folder / "hr", hr)
+    lr = tmp_path / "lr"
+    for path in hr.iterdir():
+        write_image(lr / path.name, _half(path))
+    mixed = tmp_path / "calibration"
+    shutil.copytree(tiny_folder / "calibration", mixed)
+    shutil.copy(lr / "1.png", mixed / "z.png")
+    changes = {"dataset__path": str(mixed), "verify__hr": str(hr), "verify__lr": str(lr)}
+    result = pipeline.run(spec.load(tiny_spec(tiny_folder, **changes)), silent(), out=tmp_path)
+    assert result.accuracy is not None
+    assert result.accuracy.excluded == 1
+    assert [i.name for i in result.accuracy.images] == ["0", "2"]
+
+
+def _half(path: Path) -> np.ndarray:
+    from calib import bicubic
+
+    return bicubic.downscale(bicubic.crop_to_multiple(read_image(path), 2), 2)
+
+
+BAD = {
+    "no calibration images": ({"dataset__path": "EMPTY"}, "no "),
+    "no dataset": ({"dataset": None}, "no `dataset:`"),
+    "missing checkpoint": ({"frontend__checkpoint": "absent.onnx"}, "cannot be read"),
+    "wrong input name": ({"frontend__shape": {"x": [1, 3, 32, 48]}}, "inputs are ['input']"),
+    "wrong channels": ({"frontend__shape": {"input": [1, 1, 32, 48]}}, "3 channels"),
+    "wrong rank": ({"frontend__shape": {"input": [3, 32, 48]}}, "4 dimensions"),
+    "batch": ({"frontend__shape": {"input": [2, 3, 32, 48]}}, "not one image"),
+    "all images calibrated on": ({"verify__hr": "CALIBRATION", "verify__lr": None}, ""),
+}
+
+
+@pytest.mark.parametrize("name", sorted(BAD))
+def test_bad_input_is_one_clear_error(tiny_folder: Path, tmp_path: Path, name: str) -> None:
+    changes, words = BAD[name]
+    (tmp_path / "empty").mkdir()
+    places = {"EMPTY": str(tmp_path / "empty"), "CALIBRATION": str(tiny_folder / "calibration")}
+    changes = {k: places.get(v, v) if isinstance(v, str) else v for k, v in changes.items()}
+    if name == "all images calibrated on":
+        changes["dataset__path"] = str(_halves(tiny_folder / "calibration", tmp_path / "lr"))
+    out = tmp_path / "out"
+    with pytest.raises(WorkbenchError) as caught:
+        pipeline.run(spec.load(tiny_spec(tiny_folder, **changes)), silent(), out=out)
+    assert words.lower() in str(caught.value).lower()
+    assert caught.value.fix
+    assert [p.name for p in out.iterdir() if p.name != ".store"] == []
+
+
+def _halves(source: Path, target: Path) -> Path:
+    for path in source.iterdir():
+        write_image(target / path.name, _half(path))
+    return target
+
+
+@pytest.mark.parametrize(
+    ("kind", "accepted"), [("truncated", False), ("text", False), ("grey", True), ("deep", True)]
+)
+def test_unusual_calibration_images(
+    tiny_folder: Path, tmp_path: Path, kind: str, accepted: bool
+) -> None:
+    import cv2
+
+    folder = tmp_path / "images"
+    folder.mkdir()
+    target = folder / "a.png"
+    grey = photograph(0, 40, 56)[..., 0]
+    if kind == "text":
+        target.write_text("no image")
+    else:
+        pixels = grey.astype(np.uint16) * 257 if kind == "deep" else grey
+        cv2.imwrite(str(target), pixels)
+    if kind == "truncated":
+        target.write_bytes(target.read_bytes()[:-40])
+    run: Callable[[], pipeline.Result] = lambda: pipeline.run(  # noqa: E731
+        spec.load(tiny_spec(tiny_folder, dataset__path=str(folder))),
+        silent(),
+        out=tmp_path / "out",
+        until="calibrate",
+    )
+    if accepted:
+        assert run().table is not None
+    else:
+        with pytest.raises(WorkbenchError) as caught:
+            run()
+        assert "a.png" in caught.value.where
+
+
+@pytest.mark.parametrize("name", [*sorted(DETERMINISTIC - {"golden"}), "golden/output.npy"])
+def test_a_changed_byte_is_found_and_named(
+    tiny_build: pipeline.Result, tmp_path: Path, name: str
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(built(tiny_build), copy)
+    content = bytearray((copy / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / name).write_bytes(bytes(content))
+    with pytest.raises(BundleError) as caught:
+        bundle.load(copy)
+    expected = "manifest.json" if name.startswith("manifest") else name
+    assert expected in caught.value.where or expected in caught.value.what
+
+
+def test_missing_and_extra_files_are_found(tiny_build: pipeline.Result, tmp_path: Path) -> None:
+    for name, change in {"qdq.onnx": Path.unlink, "extra": Path.touch}.items():
+        copy = tmp_path / name
+        shutil.copytree(built(tiny_build), copy)
+        change(copy / name)
+        with pytest.raises(BundleError) as caught:
+            bundle.load(copy)
+        assert name in caught.value.where
+    with pytest.raises(BundleError):
+        bundle.load(tmp_path / "nothing")
+
+
+def test_a_wrong_library_is_an_internal_error(tiny_build: pipeline.Result) -> None:
+    golden = np.zeros((1, 3, 4, 4), np.float32)
+    library = golden.copy()
+    library[0, 1, 2, 3] = 1
+    with pytest.raises(NotBitExactError, match="1 of 48 values") as caught:
+        verify.require_equal(golden, library, "image a")
+    assert caught.value.exit_code == 3
+
+
+def test_verify_repeats_the_builds_figures(tiny_build: pipeline.Result) -> None:
+    opened = bundle.load(built(tiny_build))
+    before = files(opened.path)
+    again, _ = verify.measure_engine(opened.engine, opened.spec.verify, silent())
+    assert tiny_build.accuracy is not None
+    assert again.to_json() == tiny_build.accuracy.to_json()
+    assert files(opened.path) == before
+
+
+def test_samples_stand_in_for_an_absent_set(tiny_build: pipeline.Result) -> None:
+    _, dataset, warnings = verify.pairs_of(Verify(hr="absent/folder"), 2)
+    assert dataset == "samples"
+    assert "SAMPLE" in warnings[0]
+
+
+def test_qdq_and_golden_agree_in_onnx_runtime(tiny_build: pipeline.Result) -> None:
+    from compiler.runner import Session
+
+    assert tiny_build.net is not None
+    x = photograph(5, 32, 48).transpose(2, 0, 1)[None] / np.float32(255)
+    golden = reference.run(tiny_build.net, x).astype(np.float64)
+    outside = Session(qdq.write(tiny_build.net), optimize=False).run(x)
+    assert -10 * np.log10(np.mean((golden - outside) ** 2)) >= 55
