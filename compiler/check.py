@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from compiler import cli, spec
 from compiler import target as targets
@@ -27,31 +28,41 @@ class Reason:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One spec: buildable or refused, what it misses on this disk, what has no effect."""
+    """One spec: buildable or refused, what it misses on this disk, has no effect, was read how."""
 
     spec: str
     verdict: str
     reasons: tuple[Reason, ...]
     missing: tuple[str, ...] = ()
     no_effect: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def judge(path: Path) -> Verdict:
     """The verdict on one spec; never raises for what the file holds."""
-    file, faults = spec.check(path)
-    if file is None:
-        return Verdict(str(path), "refused", tuple(map(_reason, faults)))
+    reading = spec.read(path)
+    if reading.file is None:
+        return Verdict(str(path), "refused", tuple(map(_reason, reading.faults)))
     try:
-        refusals = targets.check(file, targets.load(file))
+        refusals = targets.check(reading.file, targets.load(reading.file))
     except SpecError as error:
         refusals = (error,)
+    faulty = {error.key for error in reading.faults}
+    more = [error for error in refusals if not _about_any(error.key, faulty)]
+    errors = sorted((*reading.faults, *more), key=lambda error: error.line or 0)
     return Verdict(
         str(path),
-        "refused" if refusals else "buildable",
-        tuple(map(_reason, refusals)),
-        _missing(file),
-        file.no_effect,
+        "refused" if errors else "buildable",
+        tuple(map(_reason, errors)),
+        _missing(reading.file),
+        reading.file.no_effect,
+        reading.file.notes,
     )
+
+
+def _about_any(key: str, faulty: set[str]) -> bool:
+    """Whether a refusal only repeats a fault: what was at fault was taken out of the spec."""
+    return any(f == key or f.startswith(f"{key}.") or key.startswith(f"{f}.") for f in faulty)
 
 
 def _reason(error: SpecError) -> Reason:
@@ -87,8 +98,13 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
     for verdict in verdicts:
         _show(verdict, reporter)
     if args.json:
-        write_json(args.json, [asdict(verdict) for verdict in verdicts])
+        write_json(args.json, [_to_json(verdict) for verdict in verdicts])
     return 0 if all(verdict.verdict == "buildable" for verdict in verdicts) else 2
+
+
+def _to_json(verdict: Verdict) -> dict[str, Any]:
+    """The verdict as scripts read it; notes are for people."""
+    return {key: value for key, value in asdict(verdict).items() if key != "notes"}
 
 
 def _show(verdict: Verdict, reporter: Reporter) -> None:
@@ -100,6 +116,8 @@ def _show(verdict: Verdict, reporter: Reporter) -> None:
     for label, names in (("missing", verdict.missing), ("without effect", verdict.no_effect)):
         if names:
             reporter.detail(f"{label}: {', '.join(names)}")
+    for note in verdict.notes:
+        reporter.detail(f"note: {note}")
 
 
 if __name__ == "__main__":

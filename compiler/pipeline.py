@@ -200,6 +200,7 @@ def _spec_warnings(file: SpecFile) -> tuple[str, ...]:
     found: tuple[str, ...] = ()
     if file.no_effect:
         found = (f"without effect on this target: {', '.join(file.no_effect)}",)
+    found += file.notes
     return found + process_op_warnings(file.spec.dataset.process_ops if file.spec.dataset else [])
 
 

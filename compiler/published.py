@@ -191,7 +191,8 @@ def show(table: Sequence[Entry], reporter: Reporter) -> None:
     """The table and its notes on a terminal, 98 characters wide."""
     shown = Table(title="Bicubic++", title_justify="left", box=box.SIMPLE_HEAD, width=_WIDTH)
     for title in COLUMNS:
-        shown.add_column(title, justify="left" if title in ("model", "figures") else "right")
+        side: Literal["left", "right"] = "left" if title in ("model", "figures") else "right"
+        shown.add_column(title, justify=side, no_wrap=True)
     for entry in table:
         for line in lines(entry):
             shown.add_row(*line, style="bold" if line[0] else None)

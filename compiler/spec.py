@@ -6,22 +6,24 @@ Relative paths in a spec are relative to the working directory, as with the vend
 from __future__ import annotations
 
 import copy
-import difflib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from calib.images import DecodeImage, Normalize, ProcessOp, ToTensor
 from calib.methods import METHODS
-from compiler import yaml_source
-from compiler.errors import SpecError, UnknownKeyError
-from compiler.vendor_keys import NO_EFFECT
+from compiler import spec_faults, vendor_keys, yaml_source
+from compiler.errors import SpecError
+from compiler.spec_faults import Repair, at, did_you_mean
 from compiler.yaml_source import Document, KeyPath
+
+__all__ = ["Spec", "SpecFile", "at", "check", "load", "read"]
 
 Dtype = Literal["float32", "uint8"]
 Protocol = Literal["standard", "vendor"]
+_RANGELESS = ("max", "kl_divergence", "mse")  # methods that take no calibrate_range
 _Side = Annotated[int, Field(ge=1, le=1 << 16)]
 
 
@@ -30,13 +32,12 @@ class _Part(BaseModel):
 
 
 class Frontend(_Part):
-    """The trained network. `type` and `dtype` are judged by `target.check`, with reasons."""
+    """The trained network. Names and shapes are judged by `target.check`, with reasons."""
 
-    type: str | None = "onnx"
+    type: str | None = None
     checkpoint: str
     shape: dict[str, Annotated[list[_Side], Field(min_length=1, max_length=6)]]
     dtype: str = "fp32"
-    model_kwargs: dict[str, Any] | None = None
 
 
 class Host(_Part):
@@ -57,8 +58,9 @@ class Quantize(_Part):
 
     Attributes:
         calibrate_range: fraction of the values that `percentile` keeps.
-        exclude_layers, skip_conv_layers: layers (nodes; numbers of convolutions) to keep in a
-            higher precision; judged by `target.check`.
+        weight_scale: `float` (the vendor's word is `max`) or `power2`, see `calib.qparams`.
+        exclude_layers, skip_conv_layers: layers (nodes or numbers; numbers of convolutions) to
+            keep in a higher precision; judged by `target.check`.
         strict: calibration warnings become errors.
         seed: of everything random in the build.
     """
@@ -66,8 +68,8 @@ class Quantize(_Part):
     calibrate_mode: str = "percentile"
     calibrate_range: Annotated[float, Field(gt=0.5, le=1)] = 0.99999
     quantize_per_channel: bool = True
-    weight_scale: Literal["float", "power2"] = "float"
-    exclude_layers: list[str] | None = None
+    weight_scale: Literal["float", "max", "power2"] = "float"
+    exclude_layers: list[int | str] | None = None
     skip_conv_layers: list[int] | None = None
     strict: bool = False
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
@@ -160,20 +162,34 @@ class Spec(_Part):
 
 @dataclass(frozen=True)
 class SpecFile:
-    """A valid spec with the file it came from.
+    """A spec with the file it came from.
 
     Attributes:
-        no_effect: vendor keys in it that mean nothing here, dotted, in file order.
+        no_effect: keys in it that mean nothing here, dotted, in file order.
+        notes: how forms were read that are not literal, one sentence each.
     """
 
     spec: Spec
     document: Document
     no_effect: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def path(self) -> Path:
         """The spec file."""
         return self.document.path
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a file holds: its faults in file order, and the spec without them.
+
+    Attributes:
+        file: the rest of the spec, for further judgement; None where it makes no spec.
+    """
+
+    file: SpecFile | None
+    faults: tuple[SpecError, ...]
 
 
 def load(path: Path, overrides: tuple[str, ...] = ()) -> SpecFile:
@@ -197,38 +213,88 @@ def check(
     path: Path, overrides: tuple[str, ...] = ()
 ) -> tuple[SpecFile | None, tuple[SpecError, ...]]:
     """The spec, or every fault in it in file order."""
+    reading = read(path, overrides)
+    return (None if reading.faults else reading.file), reading.faults
+
+
+def read(path: Path, overrides: tuple[str, ...] = ()) -> Reading:
+    """Every fault of a file, and the spec that is left without what is at fault."""
     try:
         document = _override(yaml_source.read(path), overrides)
     except SpecError as error:
-        return None, (error,)
+        return Reading(None, (error,))
+    if fault := spec_faults.old_form(document):
+        return Reading(None, (fault,))
     data = copy.deepcopy(document.data)
-    no_effect = _strip_vendor_keys(data)
+    stripped = vendor_keys.strip(data)
+    notes = vendor_keys.settle(data)
+    spec, faults = _validate(data, document)
+    if spec is None:
+        return Reading(None, faults)
+    stripped = (*stripped, *_idle_keys(spec))
+    ordered = sorted(stripped, key=lambda p: document.line(p) or 0)
+    no_effect = tuple(".".join(map(str, p)) for p in ordered)
+    return Reading(SpecFile(spec, document, no_effect, notes), faults)
+
+
+def _validate(
+    data: dict[str, Any], document: Document
+) -> tuple[Spec | None, tuple[SpecError, ...]]:
+    """The spec without what is at fault, if that makes one, and the faults in file order."""
     try:
         spec = Spec.model_validate(data)
-        _check_values(spec, document)
     except ValidationError as error:
-        problems = [_explain(p, document) for p in error.errors() if not _misspelt(p, error)]
-        return None, tuple(sorted(problems, key=lambda e: e.line or 0))
-    except SpecError as error:
-        return None, (error,)
-    return SpecFile(spec, document, no_effect), ()
-
-
-def at(document: Document, *path: str | int) -> dict[str, Any]:
-    """Keyword arguments `where`, `line` and `key` of a SpecError about `path`."""
-    key = ".".join(map(str, path))
-    place = document.where(path)
-    return {"where": f"{place} {key}", "line": document.line(path), "key": key}
-
-
-def _check_values(spec: Spec, document: Document) -> None:
+        faults, repairs = spec_faults.explain(error, document, Spec)
+        for repair in repairs:
+            _apply(repair, data)
+        try:
+            spec = Spec.model_validate(data)
+        except ValidationError:
+            return None, _in_file_order(faults)
+    else:
+        faults = []
     mode = spec.backend.quantize.calibrate_mode
     if mode not in METHODS:
-        raise SpecError(
-            f"unknown calibrate_mode {mode!r}{_did_you_mean(mode, tuple(METHODS))}",
-            fix=f"use one of {', '.join(METHODS)}",
-            **at(document, "backend", "quantize", "calibrate_mode"),
+        faults.append(
+            SpecError(
+                f"unknown calibrate_mode {mode!r}{did_you_mean(mode, METHODS)}",
+                fix=f"use one of {', '.join(METHODS)}",
+                **at(document, "backend", "quantize", "calibrate_mode"),
+            )
         )
+    return spec, _in_file_order(faults)
+
+
+def _in_file_order(faults: list[SpecError]) -> tuple[SpecError, ...]:
+    return tuple(sorted(faults, key=lambda fault: fault.line or 0))
+
+
+def _idle_keys(spec: Spec) -> tuple[KeyPath, ...]:
+    """Keys of the schema that have no effect beside the other values."""
+    idle: list[KeyPath] = []
+    quantize, graph = spec.backend.quantize, spec.graph
+    if "calibrate_range" in quantize.model_fields_set and quantize.calibrate_mode in _RANGELESS:
+        idle.append(("backend", "quantize", "calibrate_range"))
+    if graph and graph.extra_ops and graph.extra_ops.type is None and graph.extra_ops.params:
+        idle.append(("graph", "extra_ops", "params"))
+    if spec.backend.type == "tvm_runmodel":
+        idle.append(("backend", "type"))
+    return tuple(idle)
+
+
+def _apply(repair: Repair, data: Any) -> None:
+    """Takes the named value at fault out of `data` (a list as a whole), or renames its key."""
+    path = repair.path
+    if path[:2] == ("dataset", "process_ops"):
+        path = path[:2]
+    while path and isinstance(path[-1], int):
+        path = path[:-1]
+    for part in path[:-1]:
+        data = data.get(part) if isinstance(data, dict) else None
+    if isinstance(data, dict) and path and path[-1] in data:
+        value = data.pop(path[-1])
+        if repair.name and path == repair.path:
+            data.setdefault(repair.name, value)
 
 
 def _override(document: Document, overrides: tuple[str, ...]) -> Document:
@@ -252,82 +318,3 @@ def _override(document: Document, overrides: tuple[str, ...]) -> Document:
         node[path[-1]] = yaml_source.value(raw)
         lines = {p: n for p, n in lines.items() if p[: len(path)] != path}
     return Document(document.path, data, lines)
-
-
-def _strip_vendor_keys(data: dict[str, Any]) -> tuple[str, ...]:
-    found = []
-    for path, names in NO_EFFECT.items():
-        node: Any = data
-        for part in path:
-            node = node.get(part) if isinstance(node, dict) else None
-        if isinstance(node, dict):
-            for name in [n for n in node if n in names]:
-                del node[name]
-                found.append(".".join((*map(str, path), name)))
-    return tuple(found)
-
-
-def _explain(problem: Any, document: Document) -> SpecError:
-    """One pydantic error as ours: file:line, what was expected, did you mean."""
-    path: KeyPath = _real_path(problem["loc"], document)
-    place = at(document, *path)
-    match problem["type"]:
-        case "extra_forbidden":
-            name, known = str(path[-1]), _known_keys(path[:-1])
-            return UnknownKeyError(
-                f"unknown key {name!r}{_did_you_mean(name, known)}",
-                fix=f"known here: {', '.join(sorted(known))}" if known else "remove it",
-                **place,
-            )
-        case "missing":
-            return SpecError(f"the key {path[-1]!r} is missing", fix="add it", **place)
-        case _:
-            got = problem["input"]
-            shown = repr(got) if isinstance(got, str | int | float | bool | None) else "this"
-            return SpecError(f"{shown}: {problem['msg']}", fix="correct the value", **place)
-
-
-def _misspelt(problem: Any, error: ValidationError) -> bool:
-    """Whether a missing key is there after all, misspelt, and so told already as unknown."""
-    if problem["type"] != "missing":
-        return False
-    *parent, name = problem["loc"]
-    unknown = [
-        str(other["loc"][-1])
-        for other in error.errors()
-        if other["type"] == "extra_forbidden" and list(other["loc"][:-1]) == parent
-    ]
-    return bool(difflib.get_close_matches(str(name), unknown, n=1))
-
-
-def _real_path(loc: tuple[str | int, ...], document: Document) -> KeyPath:
-    """pydantic's location without the union tags that it inserts."""
-    path: list[str | int] = []
-    node: Any = document.data
-    for i, part in enumerate(loc):
-        last = i == len(loc) - 1
-        if isinstance(node, dict) and (part in node or last):
-            node = node.get(part)
-        elif isinstance(node, list) and isinstance(part, int) and part < len(node):
-            node = node[part]
-        elif not last:
-            continue
-        path.append(part)
-    return tuple(path)
-
-
-def _known_keys(path: KeyPath) -> tuple[str, ...]:
-    """Keys that the schema and the vendor know at `path`."""
-    model: Any = Spec
-    for part in path:
-        field = getattr(model, "model_fields", {}).get(part)
-        if field is None:
-            return ()
-        options = [field.annotation, *get_args(field.annotation)]
-        model = next((o for o in options if hasattr(o, "model_fields")), None)
-    return (*getattr(model, "model_fields", ()), *NO_EFFECT.get(path, ()))
-
-
-def _did_you_mean(name: str, known: tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f" - did you mean {close[0]!r}?" if close else ""

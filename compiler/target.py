@@ -15,12 +15,16 @@ from compiler.spec import SpecFile, at
 
 TARGETS = Path(__file__).parents[1] / "configs" / "targets"
 
+FRONTENDS = ("onnx", "pytorch")  # what is imported here
+_BACKENDS = ("tvm_vacc", "tvm_runmodel")  # the vendor's two runtimes; one library serves both
+_FLOATS = ("fp32", "float32")
 _EXPORT = {
     "huggingface": "export it with `optimum-cli export onnx --model NAME DIR`",
     "keras": "export it with `python -m tf2onnx.convert --keras FILE --output FILE.onnx`",
     "tensorflow": "export it with `python -m tf2onnx.convert --saved-model DIR --output FILE.onnx`",
     "darknet": "convert it with a darknet2onnx script of the model's authors",
-    "pytorch": "export it with torch.onnx.export(model, example, 'FILE.onnx', opset_version=17)",
+    "torch": "save it as TorchScript (torch.jit.trace(model, example).save('FILE.pt')) and write "
+    "`type: pytorch`; or export it with torch.onnx.export",
     "caffe": "convert it with caffe2onnx",
     "paddle": "export it with `paddle2onnx --model_dir DIR --save_file FILE.onnx`",
 }
@@ -100,10 +104,11 @@ def load(file: SpecFile) -> Target:
 
 
 def check(file: SpecFile, target: Target) -> tuple[SpecError, ...]:
-    """Everything that the spec asks and the target or this workbench cannot do."""
+    """Everything that the spec asks and the target or this workbench cannot do, in file order."""
     judged = _Judged(file, target)
-    found = [judge(judged) for judge in (_dtype, _frontend, _backend_type, _precision, _head)]
-    return tuple(error for error in found if error is not None)
+    found = [judge(judged) for judge in _JUDGES]
+    refusals = [error for error in found if error is not None]
+    return tuple(sorted(refusals, key=lambda error: error.line or 0))
 
 
 def require(file: SpecFile, target: Target) -> None:
@@ -143,21 +148,99 @@ def _first_without_kernel(judged: _Judged) -> str:
     return ""
 
 
+def _imported(judged: _Judged) -> bool:
+    """Whether the network can be read at all; otherwise its input and images do not matter."""
+    return judged.file.spec.frontend.type in FRONTENDS
+
+
 def _frontend(judged: _Judged) -> SpecError | None:
     frontend = judged.file.spec.frontend
-    if frontend.type in (None, "onnx"):
+    if _imported(judged):
         return None
+    if frontend.type is None:
+        return FrontendError(
+            f"frontend.type is absent, and the checkpoint {frontend.checkpoint!r} does not tell it",
+            fix="export the network to ONNX and write `type: onnx`",
+            **at(judged.file.document, "frontend", "checkpoint"),
+        )
     hint = _EXPORT.get(frontend.type, "export the network to ONNX")
+    place = ("frontend", "type")
+    if place not in judged.file.document.lines:
+        place = ("frontend", "checkpoint")
     return FrontendError(
         f"frontend {frontend.type!r} is not imported here",
-        fix=f"{hint}, then write `type: onnx`",
-        **at(judged.file.document, "frontend", "type"),
+        fix=f"{hint}, then write `type: onnx`" if frontend.type != "torch" else hint,
+        **at(judged.file.document, *place),
     )
+
+
+def _shape(judged: _Judged) -> SpecError | None:
+    """One image in: [1, C, H, W]. The integer semantics define nothing else."""
+    shapes = judged.file.spec.frontend.shape
+    if not _imported(judged):
+        return None
+    place = at(judged.file.document, "frontend", "shape")
+    if len(shapes) != 1:
+        names = ", ".join(shapes) or "none"
+        return CapabilityError(
+            f"the network has {len(shapes)} inputs ({names}); networks of one image are built here",
+            fix="write shape: {NAME: [1, C, H, W]}",
+            **place,
+        )
+    ((name, dims),) = shapes.items()
+    place = at(judged.file.document, "frontend", "shape", name)
+    if len(dims) != 4:
+        return CapabilityError(
+            f"the input {name} has {len(dims)} dimensions {dims}, no image has",
+            fix=f"write shape: {{{name}: [1, C, H, W]}}",
+            **place,
+        )
+    if dims[0] != 1:
+        return CapabilityError(
+            f"the batch size is {dims[0]}; libraries take one image at a time",
+            fix=f"write shape: {{{name}: {[1, *dims[1:]]}}} and run the images one after another",
+            **place,
+        )
+    return None
+
+
+def _input_type(judged: _Judged) -> SpecError | None:
+    dtype = judged.file.spec.frontend.dtype
+    if not _imported(judged) or dtype in _FLOATS:
+        return None
+    return CapabilityError(
+        f"the network's input is {dtype}; networks that take float32 images are built here",
+        fix="write `dtype: fp32`, or export the network with a float32 input",
+        **at(judged.file.document, "frontend", "dtype"),
+    )
+
+
+def _images(judged: _Judged) -> SpecError | None:
+    """int8 needs calibration images; where they lie is the spec's business."""
+    spec, document = judged.file.spec, judged.file.document
+    if not _imported(judged) or spec.backend.dtype not in judged.target.dtypes:
+        return None
+    fix = "name a folder of images in dataset.path, or write `dataset: {fallback: samples}`"
+    if spec.dataset is None:
+        return SpecError(
+            "int8 needs calibration images, and the spec has no `dataset:`",
+            fix=fix,
+            **at(document, "dataset"),
+        )
+    if spec.dataset.type != "tvm":
+        return CapabilityError(
+            f"data sets of type {spec.dataset.type!r} are not read here",
+            fix="write `type: tvm` and name a folder of images in dataset.path",
+            **at(document, "dataset", "type"),
+        )
+    if spec.dataset.path is None and spec.dataset.fallback is None:
+        return SpecError("dataset.path is missing", fix=fix, **at(document, "dataset", "path"))
+    return None
 
 
 def _backend_type(judged: _Judged) -> SpecError | None:
     kind = judged.file.spec.backend.type
-    if kind == "tvm_vacc":
+    if kind in _BACKENDS:
         return None
     return CapabilityError(
         f"backend type {kind!r} is not built here",
@@ -184,8 +267,24 @@ def _head(judged: _Judged) -> SpecError | None:
     graph = judged.file.spec.graph
     if graph is None or graph.extra_ops is None or graph.extra_ops.type is None:
         return None
+    kind = graph.extra_ops.type
+    why = (
+        "selects and sorts boxes" if kind.endswith("_nms") else "is no operator of an image network"
+    )
     return CapabilityError(
-        f"the head {graph.extra_ops.type!r} (graph.extra_ops) is not built here",
+        f"the head {kind!r} (graph.extra_ops) {why}; it is not built here",
         fix="remove `graph.extra_ops` and apply the head to the network's output",
         **at(judged.file.document, "graph", "extra_ops", "type"),
     )
+
+
+_JUDGES = (
+    _dtype,
+    _frontend,
+    _shape,
+    _input_type,
+    _images,
+    _backend_type,
+    _precision,
+    _head,
+)

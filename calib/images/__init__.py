@@ -7,6 +7,7 @@ running.
 
 from calib.images.files import digest, list_images, read_image, read_size, write_image
 from calib.images.process_ops import (
+    OPERATORS,
     CenterCrop,
     ChannelSplit,
     CvtColor,
@@ -22,6 +23,7 @@ from calib.images.process_ops import (
 )
 
 __all__ = [
+    "OPERATORS",
     "CenterCrop",
     "ChannelSplit",
     "CvtColor",

@@ -281,6 +281,12 @@ ProcessOp: TypeAlias = Annotated[
 ]
 """Any one step, told apart by its `type`: a field type for the spec."""
 
+OPERATORS: Final[dict[str, type[BaseModel]]] = {
+    op.__name__: op
+    for op in (DecodeImage, Resize, CenterCrop, Pad, CvtColor, ChannelSplit, Normalize, ToTensor)
+}
+"""Every step by its `type`."""
+
 
 def apply_ops(ops: Sequence[ProcessOp], image: NDArray[np.uint8]) -> Float32:
     """Pre-process uint8 [H, W, 3] RGB, as `read_image` gives it, into float32 [C, H, W].
