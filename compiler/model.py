@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import onnx
-from onnx import numpy_helper, version_converter
+from onnx import version_converter
 
 from compiler.errors import ModelError, ShapeError
 
 MIN_OPSET = 13  # the first with per-channel QuantizeLinear
+_MIN_IR_VERSION = 7  # of opset 13; below 4, shape inference does not see initializers
 _MAX_MODEL_BYTES = 1 << 30
 Shape = tuple[int, ...]
 
@@ -49,12 +49,20 @@ def load(path: Path, shape: Mapping[str, Shape]) -> LoadedModel:
         onnx.checker.check_model(model, full_check=True)
     except Exception as error:  # checker and shape inference raise several unrelated classes
         raise ModelError(
-            f"not a valid ONNX network: {str(error).strip().splitlines()[0]}",
+            f"not a valid ONNX network: {_line(error, 0)}",
             where=str(path),
             fix="export it again; `python -m onnx.checker` tells more",
         ) from error
     model = _upgrade(model, path)
+    if _has_another_size(model, shape):
+        # exporters write the size into a PixelShuffle's Reshape; as DepthToSpace it fits any
+        model = canonical(onnx.shape_inference.infer_shapes(model))
     return LoadedModel(with_shape(model, shape, path), hashlib.sha256(data).hexdigest(), path)
+
+
+def _line(error: Exception, index: int) -> str:
+    """One line of a message of onnx, which may have none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[index]
 
 
 def _read(path: Path) -> bytes:
@@ -107,10 +115,41 @@ def _upgrade(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
         return version_converter.convert_version(model, MIN_OPSET)
     except Exception as error:
         raise ModelError(
-            f"opset {opset} cannot be converted to {MIN_OPSET}: {error}",
+            f"opset {opset} cannot be converted to {MIN_OPSET}: {_line(error, 0)}",
             where=str(path),
             fix=f"export the network with opset {MIN_OPSET} or later",
         ) from error
+
+
+def _ports(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """The inputs of the graph that are not weights."""
+    constants = {i.name for i in model.graph.initializer}
+    return [i for i in model.graph.input if i.name not in constants]
+
+
+def _has_another_size(model: onnx.ModelProto, shape: Mapping[str, Shape]) -> bool:
+    """Whether the file itself fixes a height or width that is not the wanted one."""
+    return any(
+        own > 0 and own != wanted
+        for port in _ports(model)
+        for own, wanted in zip(_dims(port)[2:], shape.get(port.name, ())[2:], strict=False)
+    )
+
+
+def _dims(value: onnx.ValueInfoProto) -> Shape:
+    """Dimensions, 0 where one is symbolic or unknown."""
+    return tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
+
+
+def _name_nodes(model: onnx.ModelProto) -> None:
+    """Names each node after its output where it has no name, or one that another node has."""
+    taken: set[str] = set()
+    for node in model.graph.node:
+        if not node.name or node.name in taken:
+            node.name = node.output[0]
+        while node.name in taken:
+            node.name += "_"
+        taken.add(node.name)
 
 
 def with_shape(model: onnx.ModelProto, shape: Mapping[str, Shape], path: Path) -> onnx.ModelProto:
@@ -122,10 +161,11 @@ def with_shape(model: onnx.ModelProto, shape: Mapping[str, Shape], path: Path) -
     """
     fixed = onnx.ModelProto()
     fixed.CopyFrom(model)
-    constants = {i.name for i in fixed.graph.initializer}
-    ports = [i for i in fixed.graph.input if i.name not in constants]
+    fixed.ir_version = max(model.ir_version, _MIN_IR_VERSION)
+    ports = _ports(fixed)
     del fixed.graph.input[:]
     fixed.graph.input.extend(ports)
+    _name_nodes(fixed)
     names = [p.name for p in ports]
     if sorted(shape) != sorted(names):
         raise ShapeError(
@@ -142,7 +182,7 @@ def with_shape(model: onnx.ModelProto, shape: Mapping[str, Shape], path: Path) -
         return onnx.shape_inference.infer_shapes(fixed, check_type=True, strict_mode=True)
     except Exception as error:
         raise ShapeError(
-            f"the shape {dict(shape)} does not fit: {str(error).strip().splitlines()[-1]}",
+            f"the shape {dict(shape)} does not fit: {_line(error, -1)}",
             where=str(path),
             fix="correct frontend.shape in the spec",
         ) from error
@@ -170,56 +210,75 @@ def _fix_dims(port: onnx.ValueInfoProto, wanted: Shape, path: Path) -> None:
 def canonical(model: onnx.ModelProto) -> onnx.ModelProto:
     """Rewrites every Reshape-Transpose-Reshape that is a PixelShuffle as DepthToSpace (CRD).
 
-    The input must carry inferred shapes. The result has symbolic height and width, so that it can
-    be built for any image size.
+    The input must carry inferred shapes. The result has Constant nodes turned into initializers,
+    only the nodes that its outputs need, and symbolic height and width, so that it can be built for
+    any image size.
     """
-    graph = model.graph
-    constants = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
-    infos = [*graph.value_info, *graph.input, *graph.output]
-    shapes = {i.name: tuple(d.dim_value for d in i.type.tensor_type.shape.dim) for i in infos}
-    makers = {node.output[0]: node for node in graph.node}
-    uses: dict[str, int] = {}
-    for node in graph.node:
-        for name in node.input:
-            uses[name] = uses.get(name, 0) + 1
-    replaced: dict[str, onnx.NodeProto] = {}
-    dropped: set[str] = set()
-    for last in graph.node:
-        middle = makers.get(last.input[0]) if last.op_type == "Reshape" else None
-        first = makers.get(middle.input[0]) if middle and middle.op_type == "Transpose" else None
-        if first is None or middle is None or first.op_type != "Reshape":
-            continue
-        block = _pixel_shuffle_block(first, middle, last, shapes, constants)
-        if block and uses[first.output[0]] == uses[middle.output[0]] == 1:
-            replaced[last.output[0]] = onnx.helper.make_node(
-                "DepthToSpace",
-                [first.input[0]],
-                [last.output[0]],
-                name=last.name or last.output[0],
-                blocksize=block,
-                mode="CRD",
-            )
-            dropped |= {first.output[0], middle.output[0]}
-    nodes = [replaced.get(n.output[0], n) for n in graph.node if n.output[0] not in dropped]
-    return _symbolic(model, nodes)
+    lifted = _without_constant_nodes(model)
+    graph = lifted.graph
+    shapes = {i.name: _dims(i) for i in (*graph.value_info, *graph.input, *graph.output)}
+    makers = {name: node for node in graph.node for name in node.output}
+    nodes = [_pixel_shuffle(node, makers, shapes) or node for node in graph.node]
+    return _symbolic(lifted, _needed(nodes, {output.name for output in graph.output}))
 
 
-def _pixel_shuffle_block(
-    first: onnx.NodeProto,
-    middle: onnx.NodeProto,
-    last: onnx.NodeProto,
-    shapes: Mapping[str, Shape],
-    constants: Mapping[str, np.ndarray],
-) -> int:
-    """r where the three nodes are [C r r, H, W] -> [C, r, r, H, W] -> [C, H r, W r], else 0."""
-    source, split = shapes.get(first.input[0], ()), shapes.get(first.output[0], ())
-    merged = shapes.get(last.output[0], ())
+def _without_constant_nodes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """`model` with the Constant nodes that hold a tensor as initializers."""
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    del result.graph.node[:]
+    for node in model.graph.node:
+        tensor = next((a.t for a in node.attribute if a.name == "value"), None)
+        if node.op_type != "Constant" or tensor is None:
+            result.graph.node.append(node)
+        else:
+            result.graph.initializer.append(tensor)
+            result.graph.initializer[-1].name = node.output[0]
+    return result
+
+
+def _needed(nodes: list[onnx.NodeProto], wanted: set[str]) -> list[onnx.NodeProto]:
+    """The nodes, in order, on which the tensors `wanted` depend."""
+    kept: list[onnx.NodeProto] = []
+    for node in reversed(nodes):
+        if wanted & set(node.output):
+            wanted = wanted | set(node.input)
+            kept.insert(0, node)
+    return kept
+
+
+def _pixel_shuffle(
+    last: onnx.NodeProto, makers: Mapping[str, onnx.NodeProto], shapes: Mapping[str, Shape]
+) -> onnx.NodeProto | None:
+    """DepthToSpace in place of `last`, where it ends a Reshape-Transpose-Reshape that is one."""
+    chain = [last]
+    while len(chain) < 3 and chain[0].input and chain[0].input[0] in makers:
+        chain.insert(0, makers[chain[0].input[0]])
+    if [node.op_type for node in chain] != ["Reshape", "Transpose", "Reshape"]:
+        return None
+    first, middle, _ = chain
     perm = next((list(a.ints) for a in middle.attribute if a.name == "perm"), [])
-    if len(source) != 4 or len(split) != 6 or perm != [0, 1, 4, 2, 5, 3]:
+    names = (first.input[0], first.output[0], last.output[0])
+    block = _block(*(shapes.get(name, ()) for name in names))
+    if not block or perm != [0, 1, 4, 2, 5, 3]:
+        return None
+    return onnx.helper.make_node(
+        "DepthToSpace",
+        [first.input[0]],
+        [last.output[0]],
+        name=last.name or last.output[0],
+        blocksize=block,
+        mode="CRD",
+    )
+
+
+def _block(source: Shape, split: Shape, merged: Shape) -> int:
+    """r where the shapes are [N, C r r, H, W], [N, C, r, r, H, W] and [N, C, H r, W r], else 0."""
+    if len(source) != 4 or len(split) != 6:
         return 0
     batch, depth, r = split[:3]
     height, width = source[2:]
-    fits = split == (batch, depth, r, r, height, width) and source[1] == depth * r * r
+    fits = split == (batch, depth, r, r, height, width) and source[:2] == (batch, depth * r * r)
     return r if fits and merged == (batch, depth, height * r, width * r) else 0
 
 
