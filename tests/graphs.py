@@ -110,14 +110,17 @@ class Graph:
         window = {"kernel_shape": kernel, "strides": strides, "pads": pads}
         return self.node("MaxPool", **window, **attributes)
 
-    def resize_nearest(self, factors: tuple[int, int] = (2, 2), **attributes: Any) -> str:
+    def resize_nearest(
+        self, factors: tuple[int, int] = (2, 2), *, roi: str = "", **attributes: Any
+    ) -> str:
+        """Opset 11 and 12 need a `roi`, of which nearest makes no use."""
         scales = self.constant(np.array([1, 1, *factors], np.float32))
         settings = {
             "mode": "nearest",
             "coordinate_transformation_mode": "asymmetric",
             "nearest_mode": "floor",
         }
-        return self.node("Resize", self.last, "", scales, **(settings | attributes))
+        return self.node("Resize", self.last, roi, scales, **(settings | attributes))
 
     def depth_to_space(self, block: int, mode: str = "CRD") -> str:
         channels = self.channels[self.last] // block**2
