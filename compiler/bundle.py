@@ -1,6 +1,6 @@
 """The bundle: the directory of one build that anyone can run, check and publish.
 
-spec.yaml fp32.onnx qdq.onnx mod.so calibration.json accuracy.json accuracy.csv golden/
+spec.yaml fp32.onnx qdq.onnx mod.so network.json calibration.json accuracy.json accuracy.csv golden/
 manifest.json manifest.sha256          deterministic: same inputs, same bytes
 measured/                              what depends on the clock, with a manifest of its own
 """
@@ -98,7 +98,7 @@ def write(
 
     Args:
         library: the compiled library of the spec's shape.
-        texts: file name to content: calibration.json, accuracy.json, accuracy.csv.
+        texts: file name to content: network.json, calibration.json, accuracy.json, accuracy.csv.
         provenance: manifest entries `spec_sha256`, `model` and `calibration`.
     """
     folder.mkdir()

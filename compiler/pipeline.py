@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +35,7 @@ from compiler import (
     simplify,
     stats,
     store,
+    torchscript,
     verify,
 )
 from compiler import target as targets
@@ -47,7 +48,7 @@ from compiler.floatnet import FloatNetwork
 from compiler.latency import Latency
 from compiler.network import Network
 from compiler.progress import Reporter
-from compiler.spec import SpecFile, at
+from compiler.spec import Frontend, SpecFile, at
 from compiler.stats import NetworkStats
 from compiler.store import Store
 from compiler.target import Target
@@ -99,8 +100,9 @@ def run(
     with clock("model"):
         reporter.stage(f"model      {spec.frontend.checkpoint}")
         shape = {name: tuple(dims) for name, dims in spec.frontend.shape.items()}
-        loaded = model.load(Path(spec.frontend.checkpoint), shape)
-        fp32 = _simplified(loaded, kept, reporter)
+        loaded = model.load(_onnx_file(spec.frontend, shape, kept), shape)
+        with reporter.busy("simplifying the graph"):
+            fp32 = _simplified(loaded, kept, reporter)
         floats = fusion.fuse(fp32)
         _require_operators(fp32, target)
         counts = stats.network_stats(floats, _main_size(file))
@@ -140,7 +142,8 @@ def run(
     with clock("compile"):
         reporter.stage(f"compile    {machine.isa}, {machine.threads} threads")
         engine = Engine(spec, fp32, net, machine, kept, frozenset(observed.digests))
-        main_library = engine.library_path(engine.main_net, engine.main_size)
+        with reporter.busy("compiling the library"):
+            main_library = engine.library_path(engine.main_net, engine.main_size)
     if until == "compile":
         return Result(counts, table, net, library=main_library, seconds=clock.seconds)
 
@@ -161,12 +164,16 @@ def run(
             engine,
             library=main_library,
             texts={
+                "network.json": json.dumps(counts.to_json(), indent=2) + "\n",
                 "calibration.json": table.to_json(),
                 "accuracy.json": json.dumps(result.to_json(), indent=2) + "\n",
                 "accuracy.csv": result.to_csv(),
             },
             provenance={
-                "model": {"path": spec.frontend.checkpoint, "sha256": loaded.sha256},
+                "model": {
+                    "path": spec.frontend.checkpoint,
+                    "sha256": store.file_sha256(Path(spec.frontend.checkpoint)),
+                },
                 "calibration": {"source": photos.source, "images": list(observed.digests)},
             },
         )
@@ -213,6 +220,18 @@ def _main_size(file: SpecFile) -> tuple[int, int]:
             **at(file.document, "frontend", "shape"),
         )
     return shapes[0][2], shapes[0][3]
+
+
+def _onnx_file(frontend: Frontend, shape: Mapping[str, model.Shape], kept: Store) -> Path:
+    """The network as an ONNX file: the checkpoint itself, or its import from the store."""
+    checkpoint = Path(frontend.checkpoint)
+    if frontend.type != "pytorch":
+        return checkpoint
+    torchscript.require_archive(checkpoint)
+    key = store.key(
+        "torchscript", store.file_sha256(checkpoint), dict(shape), torchscript.torch_version()
+    )
+    return kept.get(key, ".onnx", lambda path: torchscript.to_onnx(checkpoint, shape, path))
 
 
 def _simplified(loaded: model.LoadedModel, kept: Store, reporter: Reporter) -> onnx.ModelProto:

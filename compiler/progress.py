@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -11,6 +12,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -40,6 +42,17 @@ class Reporter:
         )
         with Progress(*columns, console=self.console, transient=True) as progress:
             yield from progress.track(items, description=label)
+
+    @contextmanager
+    def busy(self, label: str) -> Iterator[None]:
+        """A spinner with the time used, for a long part without countable steps."""
+        if self.quiet or not self.console.is_terminal:
+            yield
+            return
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        with Progress(*columns, console=self.console, transient=True) as progress:
+            progress.add_task(label, total=None)
+            yield
 
     def stage(self, text: str) -> None:
         """One line at the start of a stage."""

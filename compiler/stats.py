@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -41,6 +42,12 @@ class NetworkStats:
     def flops(self) -> int:
         """Two operations a multiply-accumulate."""
         return 2 * self.macs
+
+    def to_json(self) -> dict[str, Any]:
+        """Totals and one object a layer."""
+        layers = [asdict(layer) | {"flops": 2 * layer.macs} for layer in self.layers]
+        totals = {"params": self.params, "macs": self.macs, "flops": self.flops}
+        return totals | {"layers": layers}
 
 
 def network_stats(net: FloatNetwork, input_size: Size) -> NetworkStats:

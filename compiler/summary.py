@@ -10,9 +10,12 @@ from calib.table import CalibrationTable
 from compiler.accuracy import COMPETITORS, Accuracy
 from compiler.progress import Reporter
 from compiler.spec import Spec
+from compiler.stats import NetworkStats
 
 if TYPE_CHECKING:
     from compiler.pipeline import Result
+
+MOST_LAYERS = 8
 
 
 def show_accuracy(reporter: Reporter, name: str, result: Accuracy) -> None:
@@ -61,6 +64,8 @@ def show_build(reporter: Reporter, spec: Spec, result: Result) -> None:
         f"{spec.name}: {counts.params:,} parameters, {counts.macs / 1e9:.2f} GMAC "
         f"= {counts.flops / 1e9:.2f} GFLOPs at {shape}"
     )
+    if not reporter.quiet:
+        reporter.console.print(_layers(counts))
     if result.table is not None and not reporter.quiet:
         reporter.console.print(_thresholds(result.table))
     if result.accuracy is not None:
@@ -73,6 +78,22 @@ def show_build(reporter: Reporter, spec: Spec, result: Result) -> None:
     if result.bundle is not None:
         spent = ", ".join(f"{name} {s:.1f} s" for name, s in result.seconds.items())
         reporter.stage(f"bundle {result.bundle}  ({spent})")
+
+
+def _layers(counts: NetworkStats) -> Table:
+    """The layers with the most work, in network order; all of them where they fit the screen."""
+    most = sorted(counts.layers, key=lambda layer: -layer.macs)[:MOST_LAYERS]
+    hidden = len(counts.layers) - len(most)
+    title = f"layers (and {hidden} smaller ones, see network.json)" if hidden else "layers"
+    shown = Table(title=title, title_justify="left")
+    for column in ("layer", "output", "kernel", "parameters", "GMAC", "GFLOPs"):
+        shown.add_column(column, justify="left" if column == "layer" else "right")
+    for layer in (layer for layer in counts.layers if layer in most):
+        size = "x".join(map(str, layer.output))
+        work = (f"{layer.macs / 1e9:.3f}", f"{2 * layer.macs / 1e9:.3f}")
+        kernel = "x".join(map(str, layer.kernel))
+        shown.add_row(layer.name, size, kernel, f"{layer.params:,}", *work)
+    return shown
 
 
 def _thresholds(table: CalibrationTable) -> Table:

@@ -28,6 +28,7 @@ DETERMINISTIC = {
     "manifest.json",
     "manifest.sha256",
     "mod.so",
+    "network.json",
     "qdq.onnx",
     "spec.yaml",
 }
@@ -53,6 +54,8 @@ def test_the_bundle_is_complete(tiny_build: pipeline.Result) -> None:
     assert accuracy["bit_exact"]["equal"]
     assert accuracy["bit_exact"]["images"] == 4  # three images, and mod.so itself
     assert accuracy["gate"]["passed"]
+    network = json.loads((folder / "network.json").read_text())
+    assert network["macs"] == sum(layer["macs"] for layer in network["layers"]) > 0
     latency = json.loads((folder / "measured" / "latency.json").read_text())
     assert latency["input_shape"] == [1, 3, 32, 48]
     assert set(latency["library"]) == {"median_ms", "p10_ms", "p90_ms", "runs"}
