@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib.errors import DataError
-from calib.images import list_images, read_image
+from calib.images import list_images, read_image, read_npz
 from compiler.data import Sample
 from compiler.data import samples as shipped_samples
 from compiler.spec import Dataset
@@ -31,7 +31,9 @@ class Photo:
         Raises:
             ImageError: missing, truncated, or not an image.
         """
-        return read_image(self.source) if isinstance(self.source, Path) else self.source.read()
+        if not isinstance(self.source, Path):
+            return self.source.read()
+        return (read_npz if self.source.suffix.lower() == ".npz" else read_image)(self.source)
 
     def file_sha256(self) -> str:
         """Digest of the file, without decoding it."""

@@ -130,11 +130,12 @@ def _real_path(loc: tuple[str | int, ...], document: Document) -> KeyPath:
     node: Any = document.data
     for i, part in enumerate(loc):
         last = i == len(loc) - 1
-        if isinstance(node, dict) and (part in node or last):
+        tagged = isinstance(node, dict) and part not in node and part == node.get("type")
+        if isinstance(node, dict) and (part in node or last) and not tagged:
             node = node.get(part)
         elif isinstance(node, list) and isinstance(part, int) and part < len(node):
             node = node[part]
-        elif not last:
+        elif tagged or not last:
             continue
         path.append(part)
     return tuple(path)

@@ -268,12 +268,12 @@ def _head(judged: _Judged) -> SpecError | None:
     if graph is None or graph.extra_ops is None or graph.extra_ops.type is None:
         return None
     kind = graph.extra_ops.type
-    why = (
-        "selects and sorts boxes" if kind.endswith("_nms") else "is no operator of an image network"
-    )
+    why = "is float32 arithmetic after the library" if kind == "softmax" else "is no int8 operator"
+    if "nms" in kind.lower():
+        why = "selects boxes (non-maximum suppression), which is no int8 operator"
     return CapabilityError(
         f"the head {kind!r} (graph.extra_ops) {why}; it is not built here",
-        fix="remove `graph.extra_ops` and apply the head to the network's output",
+        fix="remove `graph.extra_ops` and apply the head to the network's output on the host",
         **at(judged.file.document, "graph", "extra_ops", "type"),
     )
 

@@ -5,6 +5,7 @@ float32 CHW tensor that a network takes. One implementation serves calibration, 
 running.
 """
 
+from calib.images.arrays import read_npz, write_npz
 from calib.images.files import digest, list_images, read_image, read_size, write_image
 from calib.images.process_ops import (
     OPERATORS,
@@ -38,7 +39,9 @@ __all__ = [
     "list_images",
     "pointwise_table",
     "read_image",
+    "read_npz",
     "read_size",
     "warnings",
     "write_image",
+    "write_npz",
 ]
