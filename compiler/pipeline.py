@@ -234,18 +234,6 @@ def _onnx_file(frontend: Frontend, shape: Mapping[str, model.Shape], kept: Store
     return kept.get(key, ".onnx", lambda path: torchscript.to_onnx(checkpoint, shape, path))
 
 
-def _onnx_file(frontend: Frontend, shape: Mapping[str, model.Shape], kept: Store) -> Path:
-    """The network as an ONNX file: the checkpoint itself, or its import from the store."""
-    checkpoint = Path(frontend.checkpoint)
-    if frontend.type != "pytorch":
-        return checkpoint
-    torchscript.require_archive(checkpoint)
-    key = store.key(
-        "torchscript", store.file_sha256(checkpoint), dict(shape), torchscript.torch_version()
-    )
-    return kept.get(key, ".onnx", lambda path: torchscript.to_onnx(checkpoint, shape, path))
-
-
 def _simplified(loaded: model.LoadedModel, kept: Store, reporter: Reporter) -> onnx.ModelProto:
     """The simplified graph, from the store where it is known."""
     key = store.key(
