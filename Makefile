@@ -42,9 +42,9 @@ $(STAMP): pyproject.toml
 	@sh .ci/prerequisites $(PYTHON)
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --upgrade pip
-	$(PY) -m pip install --quiet --editable '.[dev]'
+	PYTHONWARNINGS=ignore $(PY) -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
 $(TRAIN): $(STAMP)
-	$(PY) -m pip install --quiet --editable '.[train]'
+	PYTHONWARNINGS=ignore $(PY) -m pip install --quiet --editable '.[train]'
 	@touch $@
