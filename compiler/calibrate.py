@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx.utils
 
 from calib import table as calib_table
+from calib.errors import CalibrationError
 from calib.histogram import (
     Histogram,
     Range,
@@ -28,9 +30,9 @@ from calib.qparams import F32
 from calib.table import CalibrationTable, from_range
 from compiler import qdq
 from compiler.dataset import Photo
-from compiler.errors import ShapeError
+from compiler.errors import ShapeError, SizeError
 from compiler.floatnet import FloatConv, FloatNetwork
-from compiler.network import Concat, QuantizeInput
+from compiler.network import Concat, QuantizeInput, sizes
 from compiler.progress import Reporter
 from compiler.runner import Session
 
@@ -70,9 +72,12 @@ def observe(
         ops: pre-processing of each image, uint8 [H, W, 3] to float32 [C, H, W].
     Raises:
         ImageError: an image cannot be read.
-        CalibrationError: an activation is not finite.
+        CalibrationError: an activation is not finite, or there is no image.
         ShapeError: the pre-processing yields another number of channels than the network takes.
+        SizeError: the network does not fit an image's size.
     """
+    if not photos:
+        raise CalibrationError("there is no image to calibrate on", fix="give at least one")
     activations = _Activations(net, ops, threads)
     ranges: dict[str, Range] = {}
     digests: list[str] = []
@@ -95,13 +100,22 @@ def dump(observed: Observed) -> bytes:
 
 
 def load(data: bytes) -> Observed:
-    """Inverse of `dump`."""
+    """Inverse of `dump`.
+
+    Raises:
+        CalibrationError: the bytes are damaged.
+    """
     line, _, rest = data.partition(b"\n")
-    head = json.loads(line)
-    ends = list(itertools.accumulate(head["lengths"], initial=0))
-    ranges, even, odd = (rest[a:b] for a, b in itertools.pairwise(ends))
-    halves = (load_histograms(even), load_histograms(odd))
-    return Observed(load_ranges(ranges), halves, tuple(head["digests"]))
+    try:
+        head = json.loads(line)
+        ends = list(itertools.accumulate(head["lengths"], initial=0))
+        ranges, even, odd = (rest[a:b] for a, b in itertools.pairwise(ends))
+        halves = (load_histograms(even), load_histograms(odd))
+        return Observed(load_ranges(ranges), halves, tuple(head["digests"]))
+    except (ValueError, TypeError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise CalibrationError(
+            f"the stored observations are damaged: {error}", fix="build again with --fresh"
+        ) from error
 
 
 class _Activations:
@@ -129,6 +143,14 @@ class _Activations:
                 where=f"image {photo.name}",
                 fix="add or remove a ChannelSplit or CvtColor in dataset.process_ops",
             )
+        try:
+            sizes(self.net, (x.shape[1], x.shape[2]))
+        except SizeError as error:
+            raise SizeError(
+                error.what,
+                where=f"image {photo.name}",
+                fix="add a Resize or CenterCrop to dataset.process_ops",
+            ) from error
         yield self.input, x
         if self.session is not None:
             results = self.session.run_all({self.net.input: x[None]})
