@@ -88,9 +88,7 @@ def _with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelPro
     extended.CopyFrom(model)
     present = {o.name for o in model.graph.output}
     extended.graph.output.extend(
-        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
-        for name in names
-        if name not in present
+        onnx.ValueInfoProto(name=name) for name in names if name not in present
     )
     return extended
 
