@@ -36,6 +36,7 @@ from compiler import (
     stats,
     store,
     torchscript,
+    vendor,
     verify,
 )
 from compiler import target as targets
@@ -158,6 +159,8 @@ def run(
         )
 
     folder = out / spec.name
+    for_vendor, doubts = vendor.texts(spec, engine.main_size)
+    _warn(reporter, doubts)
     with clock("bundle"), store.atomic(folder) as temporary, store.storage(folder):
         bundle.write(
             temporary,
@@ -168,6 +171,7 @@ def run(
                 "calibration.json": table.to_json(),
                 "accuracy.json": json.dumps(result.to_json(), indent=2) + "\n",
                 "accuracy.csv": result.to_csv(),
+                **for_vendor,
             },
             provenance={
                 "model": {
