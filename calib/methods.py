@@ -103,13 +103,13 @@ class KlDivergence:
       Here a bin belongs to the level that its centre rounds to, whatever the ratio.
     * Smoothing with 1e-4 per empty bin, as published ports do on raw counts, makes empty bins of a
       sparse tail cost more than clipping them. Here the candidate's probability has the floor
-      1e-7 where it is zero, and bins that were empty in the reference cost nothing.
+      1e-12 where it is zero, and bins that were empty in the reference cost nothing.
 
     The spike at zero does no harm in either: zero is a level of its own.
     """
 
     name: ClassVar[str] = "kl_divergence"
-    _FLOOR: ClassVar[float] = 1e-7
+    _FLOOR: ClassVar[float] = 1e-12
     _BINS_A_LEVEL: ClassVar[int] = 2
 
     def range(self, hist: Histogram, symmetric: bool) -> Bounds:

@@ -17,6 +17,7 @@ from compiler.network import (
     Activation,
     Concat,
     Conv,
+    ConvChain,
     DepthToSpace,
     MaxPool,
     Network,
@@ -104,7 +105,7 @@ def accumulate(
     return acc.astype(np.int64) + op.bias.astype(np.int64)[:, None, None]
 
 
-def _im2col(op: Conv, padded: Array, zero_point: int, top: int, bottom: int, cols: int) -> F64:
+def _im2col(op: ConvChain, padded: Array, zero_point: int, top: int, bottom: int, cols: int) -> F64:
     """Columns of (q_x - z_x): float64 [I * kh * kw, rows * cols], rows ordered as the weights."""
     (kh, kw), (sh, sw), (dh, dw) = op.weight.shape[2:], op.strides, op.dilations
     rows = bottom - top
@@ -116,6 +117,18 @@ def _im2col(op: Conv, padded: Array, zero_point: int, top: int, bottom: int, col
             out[:, i, j] = window[:, :, j * dw : j * dw + (cols - 1) * sw + 1 : sw]
     out -= zero_point
     return out.reshape(len(padded) * kh * kw, rows * cols)
+
+
+def columns(op: ConvChain, x: Array, zero_point: int) -> F64:
+    """All im2col columns of x - zero_point, padded with real zeros.
+
+    Args:
+        x: int8 or float32 [I, H, W], the inputs of one group.
+    Returns:
+        binary64 [I * kh * kw, output rows * output columns], rows ordered as the weights.
+    """
+    rows, cols = output_size(op, (x.shape[1], x.shape[2]))
+    return _im2col(op, _pad(x, op.pads, zero_point), zero_point, 0, rows, cols)
 
 
 def _bands(op: Conv, rows: int, cols: int) -> Iterator[tuple[int, int]]:

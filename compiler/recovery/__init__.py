@@ -1,0 +1,1 @@
+"""Accuracy recovery: equalization, weight rounding and threshold search, all in closed form."""

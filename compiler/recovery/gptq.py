@@ -1,0 +1,243 @@
+"""Weight rounding that knows the activations: least-squares target, then OBQ/GPTQ.
+
+For each layer in topological order, with u_q the im2col columns of its integer input (as the
+already quantized layers before it give them) and u_f those of its float input, both with a row of
+ones for the bias:
+
+    H = sum u_q u_q^T,  C = sum u_q u_f^T,  target W* = (W C^T + d W) (H + d I)^-1
+
+the weights that reproduce the float layer best from the quantized input; d, a small part of the
+mean of H's diagonal, draws what the samples leave open towards the float weights. W* is then
+rounded column by column, each error compensated by the columns still to come (B. Hassibi and
+D. Stork 1993; E. Frantar et al., "GPTQ", 2022: one Cholesky factor of H^-1, columns by falling
+diagonal), polished by coordinate descent over the integers, and the bias takes up what is left
+of the mean (bias correction is the ones row). All integers of H are exact in binary64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from calib import qparams
+from calib.qparams import F32, F64, INT8_MAX, INT8_MIN, WEIGHT_MAX
+from calib.table import CalibrationTable
+from compiler import quantize, reference
+from compiler.floatnet import FloatConv, FloatNetwork
+from compiler.network import ConvChain, Network
+from compiler.quantize import RoundedWeights
+from compiler.recovery.samples import FloatValues, Samples
+
+DAMPING = 1e-4
+CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8)  # weight scales tried, as parts of the one that never clips
+_POLISH = 4  # sweeps of coordinate descent
+
+
+@dataclass(frozen=True, eq=False)
+class Rounded:
+    """Integer weights, and the float network whose biases were corrected with them."""
+
+    net: FloatNetwork
+    weights: Mapping[str, RoundedWeights]
+
+    def network(self, table: CalibrationTable) -> Network:
+        """The integer network."""
+        return quantize.quantize(self.net, table, self.weights)
+
+
+def nearest(net: FloatNetwork, *, per_channel: bool, power2: bool) -> Rounded:
+    """Every weight rounded to its nearest step."""
+    weights = {
+        c.name: quantize.round_to_nearest(c, per_channel=per_channel, power2=power2)
+        for c in net.convs
+    }
+    return Rounded(net, weights)
+
+
+def gptq(
+    net: FloatNetwork,
+    table: CalibrationTable,
+    samples: Samples,
+    *,
+    per_channel: bool,
+    power2: bool,
+) -> Rounded:
+    """Rounds the weights of all layers, in topological order, to serve the quantized inputs.
+
+    The same samples give the same bytes: sums run over the tiles in their order, BLAS on one
+    thread.
+    """
+    rounded = nearest(net, per_channel=per_channel, power2=power2)
+    values: list[dict[str, reference.Array]] = [{net.input: x[0]} for x in samples.tiles]
+    with threadpool_limits(limits=1):
+        for i, op in enumerate(net.ops):
+            if isinstance(op, FloatConv):
+                x = rounded.network(table).tensors[op.input].q
+                moments = _moments(op, net, x.zero_point, samples, values)
+                weight, bias = _round_layer(op, moments, x.scale, per_channel, power2)
+                rounded = _with_layer(rounded, op, weight, bias)
+            integer = rounded.network(table)
+            later = {name for o in net.ops[i + 1 :] for name in o.inputs}
+            for tile in values:
+                made = integer.ops[i]
+                tile[made.output] = reference.GOLDEN[type(made)](made, integer, tile)
+                for name in set(tile) - later:
+                    del tile[name]
+    return rounded
+
+
+def _with_layer(rounded: Rounded, op: FloatConv, weight: RoundedWeights, bias: F32) -> Rounded:
+    ops = tuple(
+        replace(o, bias=bias) if isinstance(o, FloatConv) and o.name == op.name else o
+        for o in rounded.net.ops
+    )
+    return Rounded(replace(rounded.net, ops=ops), {**rounded.weights, op.name: weight})
+
+
+@dataclass(frozen=True, eq=False)
+class _Moments:
+    """H and C of one group of a convolution, binary64 [n + 1, n + 1], the last row the ones."""
+
+    h: F64
+    c: F64
+
+
+def _moments(
+    op: FloatConv,
+    net: FloatNetwork,
+    zero_point: int,
+    samples: Samples,
+    values: Sequence[Mapping[str, reference.Array]],
+) -> list[_Moments]:
+    floats = FloatValues(net, [op.input])
+    inputs = op.weight.shape[1]
+    n = int(np.prod(op.weight.shape[1:])) + 1
+    h, c = np.zeros((op.groups, n, n)), np.zeros((op.groups, n, n))
+    for tile, known in zip(samples.tiles, values, strict=True):
+        exact = floats.of(tile)[op.input]
+        for g in range(op.groups):
+            part = slice(g * inputs, (g + 1) * inputs)
+            u_q = _columns(op, known[op.input][part], zero_point)
+            u_f = _columns(op, exact[part], 0)
+            if op.input != net.ops[0].output:
+                kept = _unsaturated(u_q, zero_point)
+                u_q, u_f = u_q[:, kept], u_f[:, kept]
+            h[g] += u_q @ u_q.T
+            c[g] += u_q @ u_f.T
+    return [_Moments(*pair) for pair in zip(h, c, strict=True)]
+
+
+def _unsaturated(u_q: F64, zero_point: int) -> NDArray[np.bool_]:
+    """Columns without a saturated input, all of them where those are most.
+
+    A saturated value says only "at least": least squares would make up for what is missing by
+    larger weights, which the many positions without saturation, smooth ones above all, pay for.
+    """
+    low, high = INT8_MIN - zero_point, INT8_MAX - zero_point
+    kept = (u_q[:-1].max(axis=0) < high) & (u_q[:-1].min(axis=0) > low)
+    return kept if kept.mean() > 0.5 else np.ones_like(kept)
+
+
+def _columns(op: ConvChain, x: reference.Array, zero_point: int) -> F64:
+    """im2col columns of x - zero_point over a row of ones: binary64 [n + 1, positions]."""
+    columns = reference.columns(op, x, zero_point)
+    return np.concatenate([columns, np.ones((1, columns.shape[1]))])
+
+
+def _round_layer(
+    op: FloatConv, moments: list[_Moments], s_x: float, per_channel: bool, power2: bool
+) -> tuple[RoundedWeights, F32]:
+    rows = len(op.weight) // op.groups
+    parts = [slice(g * rows, (g + 1) * rows) for g in range(op.groups)]
+    targets = [_target(op, p, m, s_x) for p, m in zip(parts, moments, strict=True)]
+    weight = np.concatenate([t[:, :-1] for t in targets]).reshape(op.weight.shape) / s_x
+    scale = qparams.weight_scales(weight, per_channel=per_channel, power2=power2)
+    clips = CLIPS if per_channel and not power2 else (1.0,)
+    solved = [
+        _round_rows(t, m.h, s_x, scale[p], clips)
+        for p, m, t in zip(parts, moments, targets, strict=True)
+    ]
+    q, scales, bias = (np.concatenate(column) for column in zip(*solved, strict=True))
+    integers = q.reshape(op.weight.shape).astype(np.int8)
+    return RoundedWeights(integers, scales), bias.astype(np.float32)
+
+
+def _target(op: FloatConv, part: slice, m: _Moments, s_x: float) -> F64:
+    """The damped least-squares weights for integer inputs, s_x W | b: binary64 [rows, n + 1]."""
+    weight = op.weight[part].reshape(part.stop - part.start, -1).astype(np.float64)
+    bias = op.bias[part, None].astype(np.float64)
+    start = np.concatenate([s_x * weight, bias], axis=1)
+    damping = np.full(len(m.h), _damping(m.h))
+    damping[-1] = 0
+    wanted = np.concatenate([weight, bias], axis=1) @ m.c.T + start * damping
+    target: F64 = np.linalg.solve(m.h + np.diag(damping), wanted.T).T
+    return target
+
+
+def _damping(h: F64) -> float:
+    return DAMPING * float(np.diag(h)[:-1].mean()) or 1.0
+
+
+def _round_rows(
+    target: F64, h: F64, s_x: float, scale: F32, clips: tuple[float, ...]
+) -> tuple[F64, F32, F64]:
+    """Integers [rows, n], scales [rows] and biases [rows] of one group.
+
+    The bias is free (it is rounded 2^16 times finer), so it is eliminated from H first.
+    """
+    n = len(h) - 1
+    mean = h[:n, n] / h[n, n]
+    centred = h[:n, :n] - np.outer(h[:n, n], mean)
+    centred[np.diag_indices(n)] += _damping(h)
+    scales = (scale[:, None] * np.array(clips, np.float32)).reshape(-1)
+    wanted = target[:, :n].repeat(len(clips), axis=0) / (scales * np.float64(s_x))[:, None]
+    q = obq(wanted, centred)
+    error = ((wanted - q) @ centred * (wanted - q)).sum(axis=1) * scales.astype(np.float64) ** 2
+    best = error.reshape(-1, len(clips)).argmin(axis=1) + np.arange(len(scale)) * len(clips)
+    q, scales = q[best], scales[best]
+    left = target[:, :n] - q * (scales * np.float64(s_x))[:, None]
+    return q, scales, target[:, n] + left @ mean
+
+
+def obq(wanted: F64, h: F64) -> F64:
+    """Integers q in [-127, 127] that make (w - q) H (w - q)^T small, for each row w of `wanted`.
+
+    Args:
+        wanted: binary64 [rows, n], in steps.
+        h: binary64 [n, n], positive definite.
+    """
+    order = np.argsort(-np.diag(h), kind="stable")
+    h, w = h[np.ix_(order, order)], wanted[:, order].copy()
+    upper = np.linalg.cholesky(np.linalg.inv(h)).T
+    q = np.empty_like(w)
+    for i in range(len(h)):
+        q[:, i] = _integers(w[:, i])
+        w[:, i + 1 :] -= np.outer((w[:, i] - q[:, i]) / upper[i, i], upper[i, i + 1 :])
+    _polish(q, wanted[:, order], h)
+    result = np.empty_like(q)
+    result[:, order] = q
+    return result
+
+
+def _polish(q: F64, wanted: F64, h: F64) -> None:
+    """Coordinate descent in place: each integer takes its best value with the others held."""
+    gradient = (wanted - q) @ h
+    for _ in range(_POLISH):
+        moved = False
+        for i in range(len(h)):
+            step = _integers(q[:, i] + gradient[:, i] / h[i, i]) - q[:, i]
+            if step.any():
+                moved = True
+                q[:, i] += step
+                gradient -= np.outer(step, h[i])
+        if not moved:
+            break
+
+
+def _integers(w: F64) -> F64:
+    rounded: F64 = np.clip(np.rint(w), -WEIGHT_MAX, WEIGHT_MAX)
+    return rounded

@@ -1,0 +1,92 @@
+"""The pixels that recovery learns from: a bounded, seeded sample of the calibration images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnx.utils
+
+from calib.images import ProcessOp, apply_ops, digest
+from calib.qparams import F32
+from compiler import qdq
+from compiler.dataset import Photo
+from compiler.floatnet import FloatNetwork
+from compiler.runner import Session
+
+PIXELS = 2**19  # of all images together
+TILE = 128
+PIECE = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Network inputs, float32 [1, C, h, w] each, in the order of their images' digests."""
+
+    tiles: tuple[F32, ...]
+
+    def some(self, pixels: int) -> Samples:
+        """About `pixels` pixels, in pieces of at most `PIECE` squared from tiles spread evenly."""
+        pieces = [np.ascontiguousarray(t[:, :, :PIECE, :PIECE]) for t in self.tiles]
+        size = sum(p[0, 0].size for p in pieces)
+        stride = max(1, round(size / pixels))
+        return Samples(tuple(pieces[::stride]))
+
+
+def sample(
+    photos: Sequence[Photo], ops: Sequence[ProcessOp], *, seed: int, pixels: int = PIXELS
+) -> Samples:
+    """Whole images while they are small, else square tiles at random places.
+
+    Each image gives at most pixels / len(photos) pixels, but one tile at least. The places depend
+    on the seed and the image's digest alone, the order on the digests alone.
+
+    Args:
+        ops: pre-processing of each image, uint8 [H, W, 3] to float32 [C, H, W].
+    """
+    budget = max(pixels // max(len(photos), 1), TILE * TILE)
+    by_digest: dict[str, list[F32]] = {}
+    for photo in photos:
+        image = photo.read()
+        key = digest(image)
+        if key not in by_digest:
+            rng = np.random.default_rng([seed, int(key[:16], 16)])
+            by_digest[key] = list(_tiles(apply_ops(ops, image), budget, rng))
+    return Samples(tuple(tile for key in sorted(by_digest) for tile in by_digest[key]))
+
+
+def _tiles(x: F32, budget: int, rng: np.random.Generator) -> Iterator[F32]:
+    height, width = x.shape[1:]
+    if height * width <= budget:
+        yield x[None]
+        return
+    rows, cols = min(height, TILE), min(width, TILE)
+    for _ in range(max(1, budget // (rows * cols))):
+        top = int(rng.integers(height - rows + 1))
+        left = int(rng.integers(width - cols + 1))
+        yield np.ascontiguousarray(x[None, :, top : top + rows, left : left + cols])
+
+
+class FloatValues:
+    """Float values of some tensors of a network, in ONNX Runtime on one thread."""
+
+    def __init__(self, net: FloatNetwork, names: Sequence[str]) -> None:
+        self._quantized_input = net.ops[0].output
+        self._input = net.input
+        self._names = list(names)
+        computed = [name for name in names if name not in (self._quantized_input, net.input)]
+        self._computed = computed
+        if computed:
+            model = qdq.write_float(net)
+            part = onnx.utils.Extractor(model).extract_model([net.input], computed)
+            self._session = Session(part)
+
+    def of(self, tile: F32) -> dict[str, F32]:
+        """Tensor name to float32 [C, H, W]."""
+        values = {self._quantized_input: tile[0], self._input: tile[0]}
+        if self._computed:
+            results = self._session.run_all({self._input: tile})
+            values |= {n: y[0] for n, y in zip(self._computed, results, strict=True)}
+        return {name: values[name] for name in self._names}

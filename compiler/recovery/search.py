@@ -1,0 +1,124 @@
+"""Thresholds by the output error itself: coordinate descent from where the method left them.
+
+The error is that of the integer network (the golden model) against the float network, over the
+samples. Weights stay as they are; the caller rounds them again for the thresholds found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from calib import table as calib_table
+from calib.histogram import Histogram
+from calib.table import CalibrationTable
+from compiler import reference
+from compiler.calibrate import concat_groups
+from compiler.floatnet import FloatNetwork
+from compiler.network import Network
+from compiler.recovery.gptq import Rounded
+from compiler.recovery.samples import FloatValues, Samples
+
+_FACTORS = (2.0**0.25, 2.0**0.125)  # of a threshold, tried up and down, coarse first
+_PIXELS = 2**16
+_SWEEPS = 2
+Bounds = tuple[float, float]
+
+
+def search(
+    rounded: Rounded,
+    table: CalibrationTable,
+    histograms: Mapping[str, Histogram],
+    samples: Samples,
+    *,
+    symmetric: bool,
+) -> CalibrationTable:
+    """The ranges of least output error near those of `table`.
+
+    The graph input keeps its range: every image uses all of it. Tensors that a Concat joins move
+    together.
+
+    Args:
+        histograms: of every rounding point, for the ranges seen and the clipped fractions.
+    """
+    net = rounded.net
+    tiles = samples.some(_PIXELS)
+    floats = FloatValues(net, [net.output])
+    wanted = [floats.of(tile)[net.output] for tile in tiles.tiles]
+
+    def error(candidate: CalibrationTable) -> float:
+        return _error(rounded.network(candidate), tiles, wanted)
+
+    with threadpool_limits(limits=1):
+        best, least = table, error(table)
+        for _ in range(_SWEEPS):
+            before = least
+            for names in _movable(net):
+                for end in (1,) if symmetric else (1, 0):
+                    best, least = _walk(best, least, names, end, histograms, symmetric, error)
+            if least > 0.999 * before:
+                break
+    return best
+
+
+def _walk(
+    table: CalibrationTable,
+    least: float,
+    names: tuple[str, ...],
+    end: int,
+    histograms: Mapping[str, Histogram],
+    symmetric: bool,
+    error: Callable[[CalibrationTable], float],
+) -> tuple[CalibrationTable, float]:
+    """Moves one end of a range downhill, first in large steps."""
+    for factor in _FACTORS:
+        for direction in (factor, 1 / factor):
+            while True:
+                moved = _moved(table, names, end, direction, histograms, symmetric)
+                if moved == table or (found := error(moved)) >= least:
+                    break
+                table, least = moved, found
+    return table, least
+
+
+def _moved(
+    table: CalibrationTable,
+    names: tuple[str, ...],
+    end: int,
+    factor: float,
+    histograms: Mapping[str, Histogram],
+    symmetric: bool,
+) -> CalibrationTable:
+    """The table with one end of the named tensors' ranges times `factor`, within what was seen."""
+    tensors = dict(table.tensors)
+    seen = max(abs(h) for n in names for h in (histograms[n].low, histograms[n].high))
+    for name in names:
+        t = tensors[name]
+        bounds = [t.low, t.high]
+        bounds[end] = float(np.float32(bounds[end] * factor))
+        if symmetric:
+            bounds[0] = -bounds[1]
+        if max(-bounds[0], bounds[1]) <= max(seen, t.threshold):
+            tensors[name] = calib_table.from_range(
+                histograms[name], bounds[0], bounds[1], t.method, symmetric
+            )
+    return CalibrationTable(tensors)
+
+
+def _movable(net: FloatNetwork) -> list[tuple[str, ...]]:
+    """The rounding points but the graph input, in order; those that one Concat joins together."""
+    groups = concat_groups(net)
+    fixed = net.ops[0].output
+    units = [next((g for g in groups if p in g), frozenset({p})) for p in net.rounding_points]
+    return [tuple(sorted(unit)) for unit in dict.fromkeys(units) if fixed not in unit]
+
+
+def _error(net: Network, samples: Samples, wanted: Sequence[reference.Array]) -> float:
+    total, count = 0.0, 0
+    for tile, y in zip(samples.tiles, wanted, strict=True):
+        difference = reference.run(net, tile)[0].astype(np.float64) - y
+        total += float((difference**2).sum())
+        count += difference.size
+    return total / count
