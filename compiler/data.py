@@ -25,19 +25,19 @@ Half: TypeAlias = Literal["calibration", "verification"]
 
 SAMPLES: Final[dict[Half, tuple[str, ...]]] = {
     "calibration": (
-        "chelsea.png",
         "hubble_deep_field.jpg",
         "ihc.png",
         "motorcycle_left.png",
         "motorcycle_right.png",
+        "retina.jpg",
     ),
-    "verification": ("astronaut.png", "coffee.png", "retina.jpg", "rocket.jpg"),
+    "verification": ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg"),
 }
 """The colour photographs inside scikit-image's wheel, split by name.
 
-The two motorcycle images show one scene from two sides, so they stay in one half. Both halves
-have everyday and scientific photographs; calibration has those with the widest range of values
-(deep black, specular highlights, the sharpest detail).
+The two motorcycle images show one scene from two sides, so they stay in one half. Verification has
+the everyday photographs, what super-resolution is for. Calibration has that sharp scene and the
+scientific images, which have the widest range of values: deep black, saturated colours, noise.
 """
 
 _AUTHORS_PICK: Final = (
