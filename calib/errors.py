@@ -39,16 +39,28 @@ class WorkbenchError(Exception):
 
 
 class ImageError(WorkbenchError):
-    """An image cannot be read: missing, truncated, not an image, or of a kind we do not take."""
+    """An image cannot be read: missing, truncated, not an image, or of a kind we do not take.
+
+    Fix: replace the file that the message names, or take it out of the folder.
+    """
 
 
 class DataError(WorkbenchError):
-    """A folder of images is missing, empty, or does not fit what was asked of it."""
+    """A folder of images is missing, empty, or does not fit what was asked of it.
+
+    Fix: correct the path, or complete the folder; `make data` fetches DIV2K.
+    """
 
 
 class ProcessOpError(WorkbenchError):
-    """A pre-processing step has arguments that it cannot work with."""
+    """A pre-processing step has arguments that it cannot work with.
+
+    Fix: correct the step of `dataset.process_ops` that the message names.
+    """
 
 
 class CalibrationError(WorkbenchError):
-    """Calibration cannot give a usable threshold: no data, non-finite activations, bad argument."""
+    """Calibration cannot give a usable threshold: no data, non-finite activations, bad argument.
+
+    Fix: calibrate on images that the network takes; the message names the tensor.
+    """

@@ -10,6 +10,7 @@ from typing import Any
 from compiler import cli, spec
 from compiler import target as targets
 from compiler.errors import SpecError
+from compiler.explain import explain
 from compiler.progress import Reporter
 from compiler.spec import SpecFile
 from compiler.store import write_json
@@ -86,7 +87,10 @@ def parser() -> argparse.ArgumentParser:
         epilog="Exit status: 0 if all are buildable, 2 otherwise. Missing files are noted, no "
         "reason to refuse.",
     )
-    result.add_argument("specs", nargs="+", type=Path, metavar="SPEC")
+    result.add_argument("specs", nargs="*", type=Path, metavar="SPEC")
+    result.add_argument(
+        "--explain", metavar="CODE", help="cause and fix of an error code (`all` lists every one)"
+    )
     result.add_argument("--json", type=Path, metavar="FILE", help="write the verdicts as JSON")
     result.add_argument("--quiet", action="store_true", help="exit status only")
     return result
@@ -94,6 +98,13 @@ def parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace, reporter: Reporter) -> int:
     """Judges every spec, also after the first bad one."""
+    if args.explain:
+        for explanation in explain(args.explain):
+            reporter.console.print(str(explanation), markup=False, highlight=False)
+        if not args.specs:
+            return 0
+    elif not args.specs:
+        raise SpecError("no spec is named", fix="name one or more, such as configs/*.yaml")
     verdicts = [judge(path) for path in args.specs]
     for verdict in verdicts:
         _show(verdict, reporter)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from calib.images import read_size
 from compiler import cli, published, spec, store
 from compiler.data import Pair
+from compiler.errors import BundleError
 from compiler.progress import Reporter
 from compiler.published import ROWS, Entry, Measured, Row
 from compiler.spec import Protocol, SpecFile
@@ -61,8 +62,15 @@ def _bundle(file: SpecFile, out: Path | None, reporter: Reporter) -> Bundle:
     from compiler import bundle, pipeline  # tvm and onnxruntime: slow to import, not for --help
 
     folder = (out or Path(file.spec.workspace.path)) / file.spec.name
-    if not ((folder / bundle.MANIFEST).exists() and _is_current(bundle.load(folder), file)):
-        pipeline.run(file, reporter, out=out)
+    if (folder / bundle.MANIFEST).exists():
+        try:
+            built = bundle.load(folder)
+        except BundleError as error:
+            reporter.warn(f"{folder} is built again: {error.what}")
+        else:
+            if _is_current(built, file):
+                return built
+    pipeline.run(file, reporter, out=out)
     return bundle.load(folder)
 
 
