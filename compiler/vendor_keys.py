@@ -27,6 +27,7 @@ NO_EFFECT: dict[KeyPath, frozenset[str]] = {
             "enable_float_to_half",
             "enable_graph_partition",
             "enable_groundingdino_axis_change",
+            "enable_groundingdino_cut_layernorm",
             "enable_inputs_align",
             "enable_transform_vision_language_pan",
             "ffn_split_num",
@@ -110,13 +111,13 @@ def settle(data: dict[str, Any]) -> tuple[str, ...]:
     """Brings looser forms in `data` to ours, and says in one note each what was read how.
 
     A part that is null is absent; a missing `frontend.type` follows from the checkpoint's suffix;
-    of several sizes of an input the first is built; the head `type: null` is no head.
+    of several sizes of an input the first is built; `div255: null` does not divide.
     """
     for *parent, name in _PARTS:
         holder = _at(data, tuple(parent))
         if isinstance(holder, dict) and name in holder and holder[name] is None:
             del holder[name]
-    return (*_frontend_type(data), *_first_sizes(data))
+    return (*_frontend_type(data), *_first_sizes(data), *_null_div255(data))
 
 
 def _frontend_type(data: dict[str, Any]) -> tuple[str, ...]:
@@ -142,6 +143,16 @@ def _first_sizes(data: dict[str, Any]) -> tuple[str, ...]:
                 f"frontend.shape.{name}: the first of {len(sizes)} sizes is built and measured; "
                 "a library of another size is compiled when it is first used"
             )
+    return tuple(notes)
+
+
+def _null_div255(data: dict[str, Any]) -> tuple[str, ...]:
+    steps = _at(data, ("dataset", "process_ops"))
+    notes = []
+    for i, step in enumerate(steps if isinstance(steps, list) else ()):
+        if isinstance(step, dict) and "div255" in step and step["div255"] is None:
+            step["div255"] = False
+            notes.append(f"dataset.process_ops.{i}.div255: null is read as false")
     return tuple(notes)
 
 

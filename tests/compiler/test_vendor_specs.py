@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
+from calib.images import apply_ops
 from compiler import check, spec
 from compiler.vendor_keys import NO_EFFECT
 
@@ -158,6 +160,28 @@ CASES: dict[str, Case] = {
             {"type": "Resize", "size": [640, -1], "adaptive_side": "long"},
             {"type": "Pad", "pad_to_square": True},
             {"type": "Normalize", "div255": True, "norm_type": None},
+            TENSOR,
+        )
+    ),
+    "null_div255": Case(
+        ops(DECODE, {"type": "Normalize", "div255": None, "mean": [127.5], "std": [128]}, TENSOR),
+        note="div255: null is read as false",
+    ),
+    "pillow_chain": Case(
+        ops(
+            {"type": "DecodeImage", "backend": "pillow"},
+            {"type": "CenterCrop", "crop_size": [178, 178], "backend": "pillow"},
+            {"type": "Resize", "size": [64, 64], "backend": "pillow"},
+            {"type": "Resize", "size": [16, 16], "backend": "pillow"},
+            {"type": "Normalize", "mean": [0.5] * 3, "std": [0.5] * 3},
+            TENSOR,
+        )
+    ),
+    "grey_decoding": Case(
+        {"frontend.shape": {"input": [1, 1, 32, 96]}}
+        | ops(
+            {"type": "DecodeImage", "cv2_flags": 0},
+            {"type": "Normalize", "mean": [0.5], "std": [0.5]},
             TENSOR,
         )
     ),
@@ -441,6 +465,14 @@ def test_every_key_without_effect_is_listed(
     verdict = check.judge(written(Case(changes), tmp_path))
     assert verdict.verdict == "buildable"
     assert verdict.no_effect == (".".join((*path, name)),)
+
+
+def test_null_div255_does_not_divide(tmp_path: Path) -> None:
+    file = spec.load(written(CASES["null_div255"], tmp_path))
+    assert file.spec.dataset is not None
+    image = np.full((2, 2, 3), 255, np.uint8)
+    (value,) = set(apply_ops(file.spec.dataset.process_ops, image).ravel().tolist())
+    assert value == np.float32((255 - 127.5) / 128)
 
 
 def test_a_key_that_stands_twice(tmp_path: Path) -> None:
