@@ -6,11 +6,12 @@ Relative paths in a spec are relative to the working directory, as with the vend
 from __future__ import annotations
 
 import copy
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from calib.images import DecodeImage, Normalize, ProcessOp, ToTensor
 from calib.methods import METHODS
@@ -27,6 +28,15 @@ _RANGELESS = ("max", "kl_divergence", "mse")  # methods that take no calibrate_r
 _Side = Annotated[int, Field(ge=1, le=1 << 16)]
 
 
+def _path(text: str) -> str:
+    if not text or "\0" in text or any(len(os.fsencode(p)) > 255 for p in text.split("/")):
+        raise ValueError("no file can have this name")
+    return text
+
+
+_Path = Annotated[str, Field(max_length=4000), AfterValidator(_path)]
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
@@ -35,7 +45,7 @@ class Frontend(_Part):
     """The trained network. Names and shapes are judged by `target.check`, with reasons."""
 
     type: str | None = None
-    checkpoint: str
+    checkpoint: _Path
     shape: dict[str, Annotated[list[_Side], Field(min_length=1, max_length=6)]]
     dtype: str = "fp32"
 
@@ -61,6 +71,9 @@ class Quantize(_Part):
         weight_scale: `float` (the vendor's word is `max`) or `power2`, see `calib.qparams`.
         exclude_layers, skip_conv_layers: layers (nodes or numbers; numbers of convolutions) to
             keep in a higher precision; judged by `target.check`.
+        equalize: cross-layer equalization of channel ranges, see `compiler.recovery`.
+        rounding: of the weights, to nearest or GPTQ with a least-squares target.
+        search: `output` refines the thresholds by the error of the output.
         strict: calibration warnings become errors.
         seed: of everything random in the build.
     """
@@ -71,6 +84,9 @@ class Quantize(_Part):
     weight_scale: Literal["float", "max", "power2"] = "float"
     exclude_layers: list[int | str] | None = None
     skip_conv_layers: list[int] | None = None
+    equalize: bool = False
+    rounding: Literal["nearest", "gptq"] = "nearest"
+    search: Literal["none", "output"] = "none"
     strict: bool = False
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
 
@@ -86,7 +102,7 @@ class Backend(_Part):
 
     type: str = "tvm_vacc"
     dtype: str
-    target: str = "vacc"
+    target: _Path = "vacc"
     compile: Compile = Compile()
     quantize: Quantize = Quantize()
     input: Port = Port()
@@ -104,7 +120,7 @@ class Dataset(_Part):
     """Calibration images and their pre-processing."""
 
     type: str = "tvm"
-    path: str | None = None
+    path: _Path | None = None
     fallback: Literal["samples"] | None = None
     sampler: Sampler = Sampler()
     process_ops: list[ProcessOp] = [DecodeImage(), Normalize(), ToTensor()]
@@ -126,7 +142,7 @@ class GraphPart(_Part):
 class Workspace(_Part):
     """Where bundles go: the bundle is `path`/`name`."""
 
-    path: str = "artifacts"
+    path: _Path = "artifacts"
 
 
 class Gate(_Part):
@@ -140,8 +156,8 @@ class Gate(_Part):
 class Verify(_Part):
     """Held-out images and the gate. Without `hr`, the sample photographs are used."""
 
-    lr: str | None = None
-    hr: str | None = None
+    lr: _Path | None = None
+    hr: _Path | None = None
     scale: Annotated[int, Field(ge=1, le=16)] | None = None
     protocol: Protocol = "standard"
     metrics: list[Literal["psnr", "ssim"]] = ["psnr", "ssim"]
@@ -277,6 +293,8 @@ def _idle_keys(spec: Spec) -> tuple[KeyPath, ...]:
         idle.append(("backend", "quantize", "calibrate_range"))
     if graph and graph.extra_ops and graph.extra_ops.type is None and graph.extra_ops.params:
         idle.append(("graph", "extra_ops", "params"))
+    if set(spec.verify.metrics) != {"psnr", "ssim"}:
+        idle.append(("verify", "metrics"))  # both are measured in any case
     if spec.backend.type == "tvm_runmodel":
         idle.append(("backend", "type"))
     return tuple(idle)

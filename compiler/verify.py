@@ -40,8 +40,14 @@ def pairs_of(verify: Verify, rate: int) -> tuple[tuple[Pair, ...], str, tuple[st
     The sample photographs stand in where no `hr` is named, or its folder is absent.
 
     Raises:
-        DataError: a file lacks its partner, or sizes do not fit.
+        DataError: a file lacks its partner, sizes do not fit, or `verify.scale` is not the rate.
     """
+    if verify.scale not in (None, rate):
+        raise DataError(
+            f"verify.scale is {verify.scale}, but the network scales by {rate}",
+            where="verify.scale",
+            fix=f"leave it out, or write scale: {rate}",
+        )
     if verify.hr and Path(verify.hr).is_dir():
         lr = Path(verify.lr) if verify.lr else None
         return pair(lr, Path(verify.hr), rate), verify.hr, ()

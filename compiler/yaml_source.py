@@ -167,4 +167,13 @@ class _Reader:
             result: Hashable = constructor.construct_object(node)
         except (ValueError, yaml.YAMLError) as error:
             raise self.fail(f"{node.value!r} is not a valid value", node, "quote it") from error
+        if isinstance(result, str) and not result.isascii():
+            self.require_text(result, node)
         return result
+
+    def require_text(self, value: str, node: yaml.Node) -> None:
+        """Refuses half a surrogate pair, which no terminal and no file can show."""
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise self.fail(f"{value!r} is not valid Unicode", node, "write other text") from error

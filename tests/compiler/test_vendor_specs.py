@@ -375,6 +375,11 @@ CASES: dict[str, Case] = {
         {"backend.quantize.calibrate_range": 99.9},
         (("spec", "backend.quantize.calibrate_range", "less than or equal to 1"),),
     ),
+    "path_too_long": Case(
+        {"frontend.checkpoint": "/x/" + "n" * 300},
+        (("spec", "frontend.checkpoint", "no file can have this name"),),
+    ),
+    "one_metric": Case({"verify": {"metrics": ["psnr"]}}, no_effect=("verify.metrics",)),
     "word_for_bool": Case(
         {"backend.quantize.quantize_per_channel": "ja"},
         (("spec", "backend.quantize.quantize_per_channel", "valid boolean"),),

@@ -86,3 +86,9 @@ def test_unreadable_files(tmp_path: Path, content: bytes | None) -> None:
     with pytest.raises(SpecError) as caught:
         yaml_source.read(path)
     assert str(path) in caught.value.where
+
+
+def test_half_a_surrogate_pair_is_refused_with_its_line() -> None:
+    with pytest.raises(SpecError, match="not valid Unicode") as caught:
+        yaml_source.parse('name: a\nb: "\\ud800"\n', HERE)
+    assert caught.value.line == 2
