@@ -236,7 +236,7 @@ def check(
 def read(path: Path, overrides: tuple[str, ...] = ()) -> Reading:
     """Every fault of a file, and the spec that is left without what is at fault."""
     try:
-        document = _override(yaml_source.read(path), overrides)
+        document = yaml_source.override(yaml_source.read(path), overrides)
     except SpecError as error:
         return Reading(None, (error,))
     if fault := spec_faults.old_form(document):
@@ -313,26 +313,3 @@ def _apply(repair: Repair, data: Any) -> None:
         value = data.pop(path[-1])
         if repair.name and path == repair.path:
             data.setdefault(repair.name, value)
-
-
-def _override(document: Document, overrides: tuple[str, ...]) -> Document:
-    data, lines = copy.deepcopy(document.data), dict(document.lines)
-    for text in overrides:
-        key, equals, raw = text.partition("=")
-        path = tuple(key.split("."))
-        if not equals or not all(path):
-            raise SpecError(
-                f"--set {text!r} is not key.path=value",
-                where="--set",
-                fix="write for example --set backend.quantize.calibrate_mode=mse",
-            )
-        node = data
-        for part in path[:-1]:
-            node = node.setdefault(part, {})
-            if not isinstance(node, dict):
-                raise SpecError(
-                    f"{part!r} is not a mapping", where=f"--set {text}", fix="correct the path"
-                )
-        node[path[-1]] = yaml_source.value(raw)
-        lines = {p: n for p, n in lines.items() if p[: len(path)] != path}
-    return Document(document.path, data, lines)

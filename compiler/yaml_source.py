@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 from collections.abc import Hashable
@@ -99,6 +100,34 @@ def parse(text: str, path: Path) -> Document:
 def value(text: str) -> Any:
     """One scalar, list or mapping as it would stand in a spec (for --set)."""
     return parse(f"value: {text}", Path("--set")).data["value"]
+
+
+def override(document: Document, overrides: tuple[str, ...]) -> Document:
+    """The document with values replaced or added: `key.path=value`, the value is YAML.
+
+    Raises:
+        SpecError: not of that form, or the path leads through something that is no mapping.
+    """
+    data, lines = copy.deepcopy(document.data), dict(document.lines)
+    for text in overrides:
+        key, equals, raw = text.partition("=")
+        path = tuple(key.split("."))
+        if not equals or not all(path):
+            raise SpecError(
+                f"--set {text!r} is not key.path=value",
+                where="--set",
+                fix="write for example --set backend.quantize.calibrate_mode=mse",
+            )
+        node = data
+        for part in path[:-1]:
+            node = node.setdefault(part, {})
+            if not isinstance(node, dict):
+                raise SpecError(
+                    f"{part!r} is not a mapping", where=f"--set {text}", fix="correct the path"
+                )
+        node[path[-1]] = value(raw)
+        lines = {p: n for p, n in lines.items() if p[: len(path)] != path}
+    return Document(document.path, data, lines)
 
 
 class _Loader(yaml.SafeLoader):
