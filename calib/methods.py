@@ -151,18 +151,24 @@ class Mse:
         """The best of a geometric grid, over one end (symmetric) or over both."""
         return _search(hist, symmetric, lambda q: self.error(hist, q))
 
-    @staticmethod
-    def error(hist: Histogram, q: QParams) -> float:
+    @classmethod
+    def error(cls, hist: Histogram, q: QParams) -> float:
         """Expected squared error for int8 with the scale and zero point q, in the tensor's units.
 
         `hist` counts at least one value and is not all zero.
         """
+        return float(cls.errors(hist, np.array([q.scale]), q.zero_point)[0])
+
+    @staticmethod
+    def errors(hist: Histogram, scales: F64, zero_point: int) -> F64:
+        """The same for many scales and one zero point: binary64 of the shape of `scales`, [n]."""
         seen = np.flatnonzero(hist.counts)
-        u = np.stack([hist.edges[seen], hist.edges[seen + 1]]) / q.scale
-        c = _levels(u, q)
-        below, above = c / 12 + (u - c) ** 3 / 3
-        integral = float((above - below) @ hist.counts[seen])
-        return integral * q.scale**3 / (hist.width * hist.total)
+        u = np.stack([hist.edges[seen], hist.edges[seen + 1]]) / scales[:, None, None]
+        c = np.clip(np.rint(u), INT8_MIN - zero_point, INT8_MAX - zero_point)
+        integral = c / 12 + (u - c) ** 3 / 3
+        total = (integral[:, 1] - integral[:, 0]) @ hist.counts[seen]
+        result: F64 = total * scales**3 / (hist.width * hist.total)
+        return result
 
 
 METHODS: dict[str, type[Method]] = {m.name: m for m in (Max, Percentile, KlDivergence, Mse)}

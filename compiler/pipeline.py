@@ -6,18 +6,20 @@ everything they depend on, so a second build with one changed line re-runs only 
 
 from __future__ import annotations
 
+import functools
 import json
 import resource
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 
+from calib.images import ProcessOp
 from calib.images import warnings as process_op_warnings
 from calib.methods import method
 from calib.table import CalibrationTable
@@ -30,7 +32,6 @@ from compiler import (
     latency,
     model,
     qdq,
-    quantize,
     runner,
     simplify,
     stats,
@@ -49,7 +50,11 @@ from compiler.floatnet import FloatNetwork
 from compiler.latency import Latency
 from compiler.network import Network
 from compiler.progress import Reporter
-from compiler.spec import Frontend, SpecFile, at
+from compiler.recovery import equalize
+from compiler.recovery import samples as sampling
+from compiler.recovery.recipe import Recipe, equalization, integer_network
+from compiler.recovery.samples import Samples
+from compiler.spec import Frontend, Quantize, SpecFile, at
 from compiler.stats import NetworkStats
 from compiler.store import Store
 from compiler.target import Target
@@ -114,8 +119,12 @@ def run(
         photos = _photos(file)
         _warn(reporter, photos.warnings)
         reporter.stage(f"calibrate  {len(photos.photos)} images of {photos.source}")
-        observed = _observed(file, floats, photos, kept, machine.threads, reporter)
         wish = spec.backend.quantize
+        inputs = _Inputs(file, photos, kept, machine.threads, reporter)
+        recipe = _recipe(wish, target)
+        if recipe.equalize:
+            floats = _equalized(inputs, floats, recipe)
+        observed = _observed(inputs, floats)
         chosen = method(wish.calibrate_mode, wish.calibrate_range)
         table, doubts = calibrate.choose(floats, observed, chosen, symmetric=target.symmetric)
         if doubts and wish.strict:
@@ -128,15 +137,7 @@ def run(
 
     with clock("quantize"):
         reporter.stage(f"quantize   {wish.calibrate_mode}, {target.activations} activations")
-        weights = {
-            conv.name: quantize.round_to_nearest(
-                conv,
-                per_channel=wish.quantize_per_channel,
-                power2=wish.weight_scale == "power2",
-            )
-            for conv in floats.convs
-        }
-        net = quantize.quantize(floats, table, weights)
+        net, table = _integer(inputs, floats, table, observed, recipe)
     if until == "quantize":
         return Result(counts, table, net, seconds=clock.seconds)
 
@@ -273,30 +274,101 @@ def _photos(file: SpecFile) -> PhotoSet:
     return dataset.calibration_set(file.spec.dataset)
 
 
-def _observed(
-    file: SpecFile,
-    floats: FloatNetwork,
-    photos: PhotoSet,
-    kept: Store,
-    threads: int,
-    reporter: Reporter,
-) -> Observed:
-    """Ranges and histograms, from the store where images, graph and pre-processing are known."""
-    assert file.spec.dataset is not None
-    ops = file.spec.dataset.process_ops
-    key = store.key(
-        "observe",
-        qdq.write_float(floats).SerializeToString(deterministic=True),
-        [op.model_dump(mode="json") for op in ops],
-        [photo.file_sha256() for photo in photos.photos],
-        bundle.versions(),
+@dataclass(frozen=True)
+class _Inputs:
+    """What the stages that look at calibration images share."""
+
+    file: SpecFile
+    photos: PhotoSet
+    kept: Store
+    threads: int
+    reporter: Reporter
+
+    @property
+    def ops(self) -> list[ProcessOp]:
+        """Pre-processing of the images."""
+        assert self.file.spec.dataset is not None
+        return self.file.spec.dataset.process_ops
+
+    @functools.cached_property
+    def samples(self) -> Samples:
+        """The pixels that recovery learns from."""
+        seed = self.file.spec.backend.quantize.seed
+        return sampling.sample(self.photos.photos, self.ops, seed=seed)
+
+    def key(self, stage: str, floats: FloatNetwork, *parts: Any) -> str:
+        """Digest of graph, pre-processing, images and tools, and of whatever else matters."""
+        return store.key(
+            stage,
+            qdq.write_float(floats).SerializeToString(deterministic=True),
+            [op.model_dump(mode="json") for op in self.ops],
+            [photo.file_sha256() for photo in self.photos.photos],
+            bundle.versions(),
+            *parts,
+        )
+
+
+def _recipe(wish: Quantize, target: Target) -> Recipe:
+    return Recipe(
+        symmetric=target.symmetric,
+        per_channel=wish.quantize_per_channel,
+        power2=wish.weight_scale == "power2",
+        equalize=wish.equalize,
+        rounding=wish.rounding,
+        search=wish.search,
+        seed=wish.seed,
     )
 
+
+def _equalized(inputs: _Inputs, floats: FloatNetwork, recipe: Recipe) -> FloatNetwork:
+    """The float network with its channel ranges evened out; the scales from the store if known."""
+    key = inputs.key("equalize", floats, recipe.symmetric, recipe.rounding, recipe.seed)
+
     def produce(path: Path) -> None:
-        seen = calibrate.observe(floats, photos.photos, ops, reporter, threads=threads)
+        inputs.reporter.detail("equalization: choosing channel scales")
+        path.write_bytes(equalize.dump(equalization(floats, inputs.samples, recipe)))
+
+    chosen = equalize.load(inputs.kept.get(key, ".equalization", produce).read_bytes())
+    inputs.reporter.detail(chosen.describe())
+    return equalize.equalize(floats, chosen.factors)
+
+
+def _observed(inputs: _Inputs, floats: FloatNetwork) -> Observed:
+    """Ranges and histograms, from the store where images, graph and pre-processing are known."""
+
+    def produce(path: Path) -> None:
+        seen = calibrate.observe(
+            floats, inputs.photos.photos, inputs.ops, inputs.reporter, threads=inputs.threads
+        )
         path.write_bytes(calibrate.dump(seen))
 
-    return calibrate.load(kept.get(key, ".observed", produce).read_bytes())
+    key = inputs.key("observe", floats)
+    return calibrate.load(inputs.kept.get(key, ".observed", produce).read_bytes())
+
+
+def _integer(
+    inputs: _Inputs,
+    floats: FloatNetwork,
+    table: CalibrationTable,
+    observed: Observed,
+    recipe: Recipe,
+) -> tuple[Network, CalibrationTable]:
+    """The integer network and its final thresholds, from the store where they are known."""
+    if not recipe.needs_samples:
+        return integer_network(floats, table, observed.histograms, Samples(()), recipe)
+
+    def produce(path: Path) -> None:
+        inputs.reporter.detail(f"weights: {recipe.rounding}; threshold search: {recipe.search}")
+        net, final = integer_network(floats, table, observed.histograms, inputs.samples, recipe)
+        proto = qdq.write(net).SerializeToString(deterministic=True)
+        text = final.to_json().encode()
+        path.write_bytes(len(text).to_bytes(8, "little") + text + proto)
+
+    key = inputs.key("integer", floats, table.to_json(), asdict(recipe))
+    data = inputs.kept.get(key, ".integer", produce).read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    net = qdq.read(onnx.load_model_from_string(data[end:]))
+    return net, CalibrationTable.from_json(data[8:end].decode())
 
 
 def _latency(engine: Engine) -> Latency:

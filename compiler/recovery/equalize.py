@@ -22,6 +22,7 @@ coupled by their shared channels alone, and their relative scales are searched i
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -30,7 +31,7 @@ from numpy.typing import NDArray
 
 from calib.histogram import Histogram, Range
 from calib.methods import Mse
-from calib.qparams import F32, F64, INT8_MAX, QParams
+from calib.qparams import F32, F64, INT8_MAX
 from compiler.floatnet import FloatConv, FloatNetwork
 from compiler.recovery.channels import FIXED, Classes, channel_classes, groups
 from compiler.recovery.samples import FloatValues, Samples
@@ -56,6 +57,38 @@ class Equalization:
     factors: Factors
     strength: float
     errors: Mapping[float, float]
+
+    def describe(self) -> str:
+        """One line for the terminal."""
+        before, after = self.errors[STRENGTHS[0]], self.errors[self.strength]
+        return (
+            f"equalization: strength {self.strength:g}, predicted squared output error "
+            f"{before:.3g} -> {after:.3g}"
+        )
+
+
+def dump(equalization: Equalization) -> bytes:
+    """An equalization as the bytes of an npz file; the same one, the same bytes."""
+    names = sorted(equalization.factors)
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        names=np.array(names, np.str_),
+        channels=np.array([len(equalization.factors[n]) for n in names], np.int64),
+        factors=np.concatenate([equalization.factors[n] for n in names]),
+        strength=np.array(equalization.strength),
+        errors=np.array(sorted(equalization.errors.items())),
+    )
+    return buffer.getvalue()
+
+
+def load(data: bytes) -> Equalization:
+    """Inverse of `dump`."""
+    with np.load(io.BytesIO(data)) as npz:
+        parts = np.split(npz["factors"], np.cumsum(npz["channels"])[:-1])
+        factors = {str(n): part for n, part in zip(npz["names"], parts, strict=True)}
+        errors = {float(a): float(e) for a, e in npz["errors"]}
+        return Equalization(factors, float(npz["strength"]), errors)
 
 
 def equalize(net: FloatNetwork, factors: Factors) -> FloatNetwork:
@@ -161,7 +194,7 @@ def _errors(hist: Histogram, window: NDArray[np.int64], symmetric: bool) -> F64:
     if hist.limit == 0:
         return np.zeros((len(zeros), len(window)))
     steps = np.exp2(window / _PER_OCTAVE)
-    return np.array([[Mse.error(hist, QParams(step, z)) for step in steps] for z in zeros])
+    return np.array([Mse.errors(hist, steps, z) for z in zeros])
 
 
 def _mean_square(hist: Histogram) -> float:

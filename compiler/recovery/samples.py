@@ -18,7 +18,7 @@ from compiler.runner import Session
 
 PIXELS = 2**19  # of all images together
 TILE = 128
-PIECE = 64
+_STRETCHED = 4  # one tile in so many is added over-exposed
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,20 +27,14 @@ class Samples:
 
     tiles: tuple[F32, ...]
 
-    def some(self, pixels: int) -> Samples:
-        """About `pixels` pixels, in pieces of at most `PIECE` squared from tiles spread evenly."""
-        pieces = [np.ascontiguousarray(t[:, :, :PIECE, :PIECE]) for t in self.tiles]
-        size = sum(p[0, 0].size for p in pieces)
-        stride = max(1, round(size / pixels))
-        return Samples(tuple(pieces[::stride]))
-
 
 def sample(
     photos: Sequence[Photo], ops: Sequence[ProcessOp], *, seed: int, pixels: int = PIXELS
 ) -> Samples:
     """Whole images while they are small, else square tiles at random places.
 
-    Each image gives at most pixels / len(photos) pixels, but one tile at least. The places depend
+    Each image gives at most pixels / len(photos) pixels, but one tile at least; some tiles come a
+    second time, over-exposed, after all others. The places depend
     on the seed and the image's digest alone, the order on the digests alone.
 
     Args:
@@ -54,7 +48,22 @@ def sample(
         if key not in by_digest:
             rng = np.random.default_rng([seed, int(key[:16], 16)])
             by_digest[key] = list(_tiles(apply_ops(ops, image), budget, rng))
-    return Samples(tuple(tile for key in sorted(by_digest) for tile in by_digest[key]))
+    tiles = [tile for key in sorted(by_digest) for tile in by_digest[key]]
+    return Samples((*tiles, *_stretched(tiles)))
+
+
+def _stretched(tiles: Sequence[F32]) -> Iterator[F32]:
+    """Every so many tiles once more, over-exposed: a tenth of the values at each end of the range.
+
+    Few photographs have white areas beside black ones, screens and documents do, and clipping them
+    is dear: these tiles make sure that they are seen.
+    """
+    low, high = min(t.min() for t in tiles), max(t.max() for t in tiles)
+    for tile in tiles[::_STRETCHED]:
+        dark, bright = np.quantile(tile, [0.1, 0.9]).astype(np.float32)
+        if bright > dark:
+            gain = (high - low) / (bright - dark)
+            yield np.clip((tile - dark) * gain + low, low, high)
 
 
 def _tiles(x: F32, budget: int, rng: np.random.Generator) -> Iterator[F32]:

@@ -1,7 +1,8 @@
 """Thresholds by the output error itself: coordinate descent from where the method left them.
 
-The error is that of the integer network (the golden model) against the float network, over the
-samples. Weights stay as they are; the caller rounds them again for the thresholds found.
+The error is that of the integer network (its QDQ form in ONNX Runtime, unoptimized) against the
+float network, over the samples. Weights stay as they are; the caller rounds them again for the
+thresholds found.
 """
 
 from __future__ import annotations
@@ -9,20 +10,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from calib import table as calib_table
 from calib.histogram import Histogram
+from calib.qparams import F32
 from calib.table import CalibrationTable
-from compiler import reference
+from compiler import qdq
 from compiler.calibrate import concat_groups
 from compiler.floatnet import FloatNetwork
 from compiler.network import Network
 from compiler.recovery.gptq import Rounded
 from compiler.recovery.samples import FloatValues, Samples
+from compiler.runner import Session
 
 _FACTORS = (2.0**0.25, 2.0**0.125)  # of a threshold, tried up and down, coarse first
-_PIXELS = 2**16
 _SWEEPS = 2
 Bounds = tuple[float, float]
 
@@ -44,22 +45,20 @@ def search(
         histograms: of every rounding point, for the ranges seen and the clipped fractions.
     """
     net = rounded.net
-    tiles = samples.some(_PIXELS)
     floats = FloatValues(net, [net.output])
-    wanted = [floats.of(tile)[net.output] for tile in tiles.tiles]
+    wanted = [floats.of(tile)[net.output] for tile in samples.tiles]
 
     def error(candidate: CalibrationTable) -> float:
-        return _error(rounded.network(candidate), tiles, wanted)
+        return _error(rounded.network(candidate), samples, wanted)
 
-    with threadpool_limits(limits=1):
-        best, least = table, error(table)
-        for _ in range(_SWEEPS):
-            before = least
-            for names in _movable(net):
-                for end in (1,) if symmetric else (1, 0):
-                    best, least = _walk(best, least, names, end, histograms, symmetric, error)
-            if least > 0.999 * before:
-                break
+    best, least = table, error(table)
+    for _ in range(_SWEEPS):
+        before = least
+        for names in _movable(net):
+            for end in (1,) if symmetric else (1, 0):
+                best, least = _walk(best, least, names, end, histograms, symmetric, error)
+        if least > 0.999 * before:
+            break
     return best
 
 
@@ -115,10 +114,11 @@ def _movable(net: FloatNetwork) -> list[tuple[str, ...]]:
     return [tuple(sorted(unit)) for unit in dict.fromkeys(units) if fixed not in unit]
 
 
-def _error(net: Network, samples: Samples, wanted: Sequence[reference.Array]) -> float:
+def _error(net: Network, samples: Samples, wanted: Sequence[F32]) -> float:
+    session = Session(qdq.write(net), optimize=False)
     total, count = 0.0, 0
     for tile, y in zip(samples.tiles, wanted, strict=True):
-        difference = reference.run(net, tile)[0].astype(np.float64) - y
+        difference = session.run(tile)[0].astype(np.float64) - y
         total += float((difference**2).sum())
         count += difference.size
     return total / count
