@@ -28,6 +28,9 @@ lint: $(STAMP)
 verify: $(STAMP) ## re-measure every bundle in artifacts/
 	$(PY) -m compiler.verify $(ARGS)
 
+table: $(STAMP) ## the published performance table with our figures beside it
+	$(PY) -m compiler.table $(ARGS)
+
 models: $(TRAIN) ## fetch the official 3x weights, or import them: make models FROM=PATH
 	$(PY) -m models.official $(if $(FROM),--from "$(FROM)")
 

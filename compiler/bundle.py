@@ -1,6 +1,7 @@
 """The bundle: the directory of one build that anyone can run, check and publish.
 
 spec.yaml fp32.onnx qdq.onnx mod.so network.json calibration.json accuracy.json accuracy.csv golden/
+vendor.yaml vdsp_params.json           the same build for the vendor's compiler
 manifest.json manifest.sha256          deterministic: same inputs, same bytes
 measured/                              what depends on the clock, with a manifest of its own
 """
