@@ -88,9 +88,11 @@ def _explain(problem: Any, path: KeyPath, document: Document, model: type[BaseMo
     match problem["type"]:
         case "extra_forbidden":
             name, known = str(path[-1]), _known_keys(path[:-1], document, model)
+            listed = f"known here: {', '.join(sorted(known))}" if known else "remove it"
+            close = _closest(name, known)
             return UnknownKeyError(
                 f"unknown key {name!r}{did_you_mean(name, known)}",
-                fix=f"known here: {', '.join(sorted(known))}" if known else "remove it",
+                fix=f"write {close}" if close else listed,
                 **place,
             )
         case "missing":

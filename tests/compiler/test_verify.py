@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from calib.errors import DataError
+from compiler.spec import Verify
+from compiler.verify import pairs_of
+
+
+def test_samples_stand_in_and_say_why(tmp_path: Path) -> None:
+    for options, words in (
+        (Verify(), "the spec names no verify.hr"),
+        (Verify(hr=str(tmp_path / "absent")), "absent is absent"),
+    ):
+        pairs, dataset, (warning,) = pairs_of(options, 2)
+        assert dataset == "samples"
+        assert pairs
+        assert "SAMPLE photographs" in warning
+        assert words in warning
+
+
+def test_a_scale_that_is_not_the_rate_is_refused() -> None:
+    assert pairs_of(Verify(scale=3), 3)
+    with pytest.raises(DataError, match="scales by 2") as caught:
+        pairs_of(Verify(scale=3), 2)
+    assert "scale: 2" in caught.value.fix
