@@ -54,6 +54,7 @@ from compiler.recovery import equalize
 from compiler.recovery import samples as sampling
 from compiler.recovery.recipe import Recipe, equalization, integer_network
 from compiler.recovery.samples import Samples
+from compiler.recovery.split import split_residuals
 from compiler.spec import Frontend, Quantize, SpecFile, at
 from compiler.stats import NetworkStats
 from compiler.store import Store
@@ -122,6 +123,8 @@ def run(
         wish = spec.backend.quantize
         inputs = _Inputs(file, photos, kept, machine.threads, reporter)
         recipe = _recipe(wish, target)
+        if recipe.split_residuals:
+            floats = split_residuals(floats)
         if recipe.equalize:
             floats = _equalized(inputs, floats, recipe)
         observed = _observed(inputs, floats)
@@ -314,6 +317,7 @@ def _recipe(wish: Quantize, target: Target) -> Recipe:
         per_channel=wish.quantize_per_channel,
         power2=wish.weight_scale == "power2",
         equalize=wish.equalize,
+        split_residuals=wish.split_residuals,
         rounding=wish.rounding,
         search=wish.search,
         seed=wish.seed,

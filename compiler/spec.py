@@ -72,6 +72,8 @@ class Quantize(_Part):
         exclude_layers, skip_conv_layers: layers (nodes or numbers; numbers of convolutions) to
             keep in a higher precision; judged by `target.check`.
         equalize: cross-layer equalization of channel ranges, see `compiler.recovery`.
+        split_residuals: compute a cheap convolution twice where its output is also a residual, so
+            that equalization can scale both freely, see `compiler.recovery.split`.
         rounding: of the weights, to nearest or GPTQ with a least-squares target.
         search: `output` refines the thresholds by the error of the output.
         strict: calibration warnings become errors.
@@ -85,6 +87,7 @@ class Quantize(_Part):
     exclude_layers: list[int | str] | None = None
     skip_conv_layers: list[int] | None = None
     equalize: bool = False
+    split_residuals: bool = False
     rounding: Literal["nearest", "gptq"] = "nearest"
     search: Literal["none", "output"] = "none"
     strict: bool = False

@@ -25,6 +25,7 @@ class Recipe:
 
     Attributes:
         symmetric: activations have no zero point.
+        split_residuals: residuals have tensors of their own where that is cheap (`split`).
         search: `output` refines the thresholds by the output error.
     """
 
@@ -32,6 +33,7 @@ class Recipe:
     per_channel: bool = True
     power2: bool = False
     equalize: bool = False
+    split_residuals: bool = False
     rounding: Literal["nearest", "gptq"] = "nearest"
     search: Literal["none", "output"] = "none"
     seed: int = 0
