@@ -189,7 +189,14 @@ def to_markdown(table: Sequence[Entry]) -> str:
 
 def show(table: Sequence[Entry], reporter: Reporter) -> None:
     """The table and its notes on a terminal, 98 characters wide."""
-    shown = Table(title="Bicubic++", title_justify="left", box=box.SIMPLE_HEAD, width=_WIDTH)
+    shown = Table(
+        title="Bicubic++",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+        width=_WIDTH,
+    )
     for title in COLUMNS:
         side: Literal["left", "right"] = "left" if title in ("model", "figures") else "right"
         shown.add_column(title, justify=side, no_wrap=True)

@@ -196,8 +196,8 @@ def vendor_spec(spec: Spec, checkpoint: str, images: str | None, count: int) -> 
 
 
 def _written(op: ProcessOp) -> dict[str, Any]:
-    """A step with its `type` first and the keys that the spec set; norm_type where it is needed."""
-    values = {"type": op.type} | op.model_dump(mode="json", exclude_unset=True)
+    """A step with its `type` first and what differs from the defaults; norm_type where needed."""
+    values = {"type": op.type} | op.model_dump(mode="json", exclude_defaults=True)
     if isinstance(op, Normalize) and op.mean is None:
         values["norm_type"] = None
     return values

@@ -109,6 +109,11 @@ def test_a_bundle_holds_both_and_its_spec_is_buildable(
     text = (tiny_build.bundle / vendor.SPEC).read_text()
     assert set(yaml.safe_load(text)) <= {"name", "frontend", "backend", "dataset", "workspace"}
     assert check.judge(tiny_build.bundle / vendor.SPEC).verdict == "buildable"
+    assert yaml.safe_load(text)["dataset"]["process_ops"] == [
+        {"type": "DecodeImage"},
+        {"type": "Normalize", "norm_type": None},
+        {"type": "ToTensor"},
+    ]
     assert json.loads((tiny_build.bundle / vendor.PARAMS).read_text())["OpConfig"]
 
 
