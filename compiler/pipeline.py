@@ -52,6 +52,7 @@ from compiler.network import Network
 from compiler.progress import Reporter
 from compiler.recovery import equalize
 from compiler.recovery import samples as sampling
+from compiler.recovery.equalize import Equalization
 from compiler.recovery.recipe import Recipe, equalization, integer_network
 from compiler.recovery.samples import Samples
 from compiler.recovery.split import split_residuals
@@ -125,8 +126,8 @@ def run(
         recipe = _recipe(wish, target)
         if recipe.split_residuals:
             floats = split_residuals(floats)
-        if recipe.equalize:
-            floats = _equalized(inputs, floats, recipe)
+        chosen_scales = _equalization(inputs, floats, recipe) if recipe.equalize else equalize.NONE
+        floats = equalize.equalize(floats, chosen_scales.factors)
         observed = _observed(inputs, floats)
         chosen = method(wish.calibrate_mode, wish.calibrate_range)
         table, doubts = calibrate.choose(floats, observed, chosen, symmetric=target.symmetric)
@@ -173,6 +174,7 @@ def run(
             texts={
                 "network.json": json.dumps(counts.to_json(), indent=2) + "\n",
                 "calibration.json": table.to_json(),
+                "equalization.json": equalize.to_json(chosen_scales),
                 "accuracy.json": json.dumps(result.to_json(), indent=2) + "\n",
                 "accuracy.csv": result.to_csv(),
                 **for_vendor,
@@ -324,8 +326,8 @@ def _recipe(wish: Quantize, target: Target) -> Recipe:
     )
 
 
-def _equalized(inputs: _Inputs, floats: FloatNetwork, recipe: Recipe) -> FloatNetwork:
-    """The float network with its channel ranges evened out; the scales from the store if known."""
+def _equalization(inputs: _Inputs, floats: FloatNetwork, recipe: Recipe) -> Equalization:
+    """The channel scales of the equalization, from the store where they are known."""
     key = inputs.key("equalize", floats, recipe.symmetric, recipe.rounding, recipe.seed)
 
     def produce(path: Path) -> None:
@@ -334,7 +336,7 @@ def _equalized(inputs: _Inputs, floats: FloatNetwork, recipe: Recipe) -> FloatNe
 
     chosen = equalize.load(inputs.kept.get(key, ".equalization", produce).read_bytes())
     inputs.reporter.detail(chosen.describe())
-    return equalize.equalize(floats, chosen.factors)
+    return chosen
 
 
 def _observed(inputs: _Inputs, floats: FloatNetwork) -> Observed:

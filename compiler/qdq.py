@@ -52,6 +52,11 @@ def write(net: Network) -> onnx.ModelProto:
     return _Writer(net.name, net.input, net.output, channels).write(net.ops, scales)
 
 
+def write_mixed(net: FloatNetwork, scales: Mapping[str, QParams]) -> onnx.ModelProto:
+    """The float network with only some rounding points quantized, for analysis."""
+    return _Writer(net.name, net.input, net.output, net.channels).write(net.ops, scales)
+
+
 class _Writer:
     """Collects nodes and initializers; `floats` names the float value of every tensor."""
 

@@ -23,6 +23,7 @@ coupled by their shared channels alone, and their relative scales are searched i
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -65,6 +66,22 @@ class Equalization:
             f"equalization: strength {self.strength:g}, predicted squared output error "
             f"{before:.3g} -> {after:.3g}"
         )
+
+
+NONE = Equalization({}, 0.0, {})
+"""No equalization: every scale is 1."""
+
+
+def to_json(equalization: Equalization) -> str:
+    """The channel scales for a bundle; binary32 values that round-trip, names sorted."""
+    factors = {n: [float(t) for t in v] for n, v in sorted(equalization.factors.items())}
+    return json.dumps({"strength": equalization.strength, "factors": factors}, indent=1) + "\n"
+
+
+def from_json(text: str) -> Factors:
+    """The factors of `to_json`."""
+    factors = json.loads(text)["factors"]
+    return {n: np.array(v, np.float32) for n, v in factors.items()}
 
 
 def dump(equalization: Equalization) -> bytes:

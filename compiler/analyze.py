@@ -1,0 +1,269 @@
+"""`python -m compiler.analyze BUNDLE`: where the accuracy goes, tensor by tensor, layer by layer.
+
+A part of the network is quantized, the rest computed in float, and the drop against fp32 measured:
+each part alone, and everything but it. Parts are the activations of one rounding point, the
+weights of one convolution, and both of one layer.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+
+from calib import qparams
+from calib.errors import DataError
+from calib.qparams import F32, QParams
+from compiler import bundle as bundle_module
+from compiler import cli, fusion, metrics, qdq, scaling
+from compiler.bundle import Bundle
+from compiler.data import Pair
+from compiler.engine import Engine
+from compiler.errors import BundleError
+from compiler.floatnet import FloatConv, FloatNetwork
+from compiler.network import Conv, Network
+from compiler.progress import Reporter
+from compiler.recovery import equalize
+from compiler.recovery.samples import FloatValues
+from compiler.recovery.split import split_residuals
+from compiler.runner import Session
+from compiler.store import write_json
+from compiler.verify import held_out, pairs_of
+
+IMAGES = 6
+_BAR = 24  # characters
+
+
+@dataclass(frozen=True)
+class TensorQuality:
+    """One rounding point, its integer values against the float network's, over the images.
+
+    Attributes:
+        sqnr_db: signal to quantization noise, everything before it quantized too.
+        cosine: of the two tensors, flattened.
+        clipped_fraction: share of the values at the ends of int8.
+    """
+
+    tensor: str
+    sqnr_db: float
+    cosine: float
+    clipped_fraction: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a part of the quantization costs, in dB of RGB PSNR against fp32.
+
+    Attributes:
+        alone_db: drop with only this part quantized.
+        without_db: drop with all but this part quantized.
+    """
+
+    part: str
+    kind: str  # weights, activations, layer
+    alone_db: float
+    without_db: float
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """The whole answer; costs are ranked, dearest first."""
+
+    images: int
+    drop_db: float
+    tensors: tuple[TensorQuality, ...]
+    costs: tuple[Cost, ...]
+
+
+def analyze(bundle: Bundle, pairs: Sequence[Pair], reporter: Reporter) -> Analysis:
+    """Measures every part of a bundle's quantization on the given images."""
+    engine = bundle.engine
+    floats = float_network(bundle)
+    images = [_Image.of(engine, pair) for pair in pairs]
+    points = {p: engine.net.tensors[p].q for p in floats.rounding_points}
+    weights = frozenset(c.name for c in floats.convs)
+
+    def drop(activations: frozenset[str], layers: frozenset[str]) -> float:
+        chosen = {p: q for p, q in points.items() if p in activations}
+        model = qdq.write_mixed(_with_weights(floats, engine.net, layers), chosen)
+        session = Session(model, optimize=False, threads=engine.host.threads)
+        return float(np.mean([image.drop_db(session.run(image.x)) for image in images]))
+
+    everything = frozenset(points)
+    parts = _parts(floats)
+    costs = []
+    for kind, name, activations, layers in reporter.track(parts, "parts of the quantization"):
+        alone = drop(activations, layers)
+        without = drop(everything - activations, weights - layers)
+        costs.append(Cost(name, kind, alone, without))
+    return Analysis(
+        images=len(images),
+        drop_db=drop(everything, weights),
+        tensors=_qualities(floats, engine.net, [image.x for image in images]),
+        costs=tuple(sorted(costs, key=lambda c: -c.alone_db)),
+    )
+
+
+def float_network(bundle: Bundle) -> FloatNetwork:
+    """The float network that the bundle's integers stand for: split and equalized like it."""
+    net = fusion.fuse(bundle.engine.fp32)
+    if bundle.spec.backend.quantize.split_residuals:
+        net = split_residuals(net)
+    path = bundle.path / "equalization.json"
+    if not path.is_file():
+        raise BundleError(
+            "the bundle does not tell its channel scales", where=str(path), fix="build it again"
+        )
+    return equalize.equalize(net, equalize.from_json(path.read_text(encoding="utf-8")))
+
+
+@dataclass(frozen=True, eq=False)
+class _Image:
+    x: F32
+    truth: scaling.Rgb
+    fp32_db: float
+    rate: int
+
+    @classmethod
+    def of(cls, engine: Engine, pair: Pair) -> _Image:
+        lr, hr = pair.read()
+        rate = engine.scaling.rate
+        truth = scaling.reference(engine.ops, hr)[: lr.shape[0] * rate, : lr.shape[1] * rate]
+        x = scaling.to_input(engine.ops, lr, engine.scaling)
+        blank = cls(x, truth, 0.0, rate)
+        return replace(blank, fp32_db=-blank.drop_db(engine.run_fp32(x)))
+
+    def drop_db(self, y: F32) -> float:
+        image = scaling.to_uint8(scaling.from_output(y, self.truth.shape[:2]))
+        return self.fp32_db - metrics.psnr_db(self.truth, image, self.rate)
+
+
+_Part = tuple[str, str, frozenset[str], frozenset[str]]
+
+
+def _parts(net: FloatNetwork) -> list[_Part]:
+    """(kind, name, rounding points, convolutions): everything of a kind, then one by one."""
+    points, none = frozenset(net.rounding_points), frozenset[str]()
+    convs = frozenset(c.name for c in net.convs)
+    parts: list[_Part] = [("activations", "all", points, none), ("weights", "all", none, convs)]
+    parts += [("activations", p, frozenset({p}), none) for p in net.rounding_points]
+    parts += [("weights", c.name, none, frozenset({c.name})) for c in net.convs]
+    for conv in net.convs:
+        own = frozenset({conv.output}) & points
+        parts.append(("layer", conv.name, own, frozenset({conv.name})))
+    return parts
+
+
+def _with_weights(net: FloatNetwork, integer: Network, layers: frozenset[str]) -> FloatNetwork:
+    """The float network, the named convolutions with the real values of their integers."""
+    rounded = {c.name: c for c in integer.convs}
+
+    def real(op: FloatConv) -> FloatConv:
+        conv: Conv = rounded[op.name]
+        step = qparams.requantize_multiplier(integer.tensors[conv.input].q.scale, conv.weight_scale)
+        weight = conv.weight * conv.weight_scale[:, None, None, None]
+        return replace(op, weight=weight, bias=conv.bias.astype(np.float32) * step)
+
+    ops = tuple(real(o) if isinstance(o, FloatConv) and o.name in layers else o for o in net.ops)
+    return replace(net, ops=ops)
+
+
+def _qualities(
+    floats: FloatNetwork, integer: Network, images: Sequence[F32]
+) -> tuple[TensorQuality, ...]:
+    points = {p: integer.tensors[p].q for p in floats.rounding_points}
+    real = _with_weights(floats, integer, frozenset(c.name for c in floats.convs))
+    computed = [p for p in points if p != floats.ops[0].output]
+    session = Session(qdq.write_mixed(real, points), computed, optimize=False)
+    exact = FloatValues(floats, list(points))
+    sums = {p: np.zeros(5) for p in points}
+    for x in images:
+        wanted = exact.of(x)
+        values = dict(
+            zip(computed, (y[0] for y in session.run_all({floats.input: x})[1:]), strict=True)
+        )
+        values[floats.ops[0].output] = x[0]
+        for p, q in points.items():
+            sums[p] += _sums(values[p], wanted[p], q)
+    return tuple(
+        TensorQuality(
+            tensor=p,
+            sqnr_db=float(10 * np.log10(signal / noise)) if noise and signal else float("inf"),
+            cosine=float(product / np.sqrt(signal * found)) if signal and found else 1.0,
+            clipped_fraction=float(clipped),
+        )
+        for p, (signal, noise, product, found, clipped) in (
+            (p, s / (1, 1, 1, 1, len(images))) for p, s in sums.items()
+        )
+    )
+
+
+def _sums(value: F32, wanted: F32, q: QParams) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """Sums over one image: signal, noise, product, result, and the clipped share."""
+    integers = qparams.quantize(value, q)
+    found, signal = qparams.dequantize(integers, q).astype(np.float64), wanted.astype(np.float64)
+    clipped = np.abs(value.astype(np.float64) - found) > q.scale
+    noise = ((found - signal) ** 2).sum()
+    totals = [(signal**2).sum(), noise, (signal * found).sum(), (found**2).sum(), clipped.mean()]
+    return np.array(totals)
+
+
+def show(reporter: Reporter, name: str, result: Analysis) -> None:
+    """Two tables: what costs most, with bars, and the quality of every tensor."""
+    title = f"{name}: a drop of {result.drop_db:.3f} dB on {result.images} images"
+    table = Table(title=title, title_justify="left")
+    for column in ("part", "kind", "alone (dB)", "all but it (dB)", ""):
+        table.add_column(column, justify="right" if "dB" in column else "left")
+    longest = max((c.alone_db for c in result.costs), default=0.0) or 1.0
+    for c in result.costs:
+        bar = "█" * round(_BAR * max(c.alone_db, 0) / longest)
+        table.add_row(c.part, c.kind, f"{c.alone_db:.4f}", f"{c.without_db:.4f}", bar)
+    reporter.console.print(table)
+    table = Table(title="tensors", title_justify="left")
+    for column in ("tensor", "SQNR (dB)", "cosine", "clipped"):
+        table.add_column(column, justify="left" if column == "tensor" else "right")
+    for t in result.tensors:
+        clipped = f"{100 * t.clipped_fraction:.3f} %"
+        table.add_row(t.tensor, f"{t.sqnr_db:.1f}", f"{t.cosine:.6f}", clipped)
+    reporter.console.print(table)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m compiler.analyze",
+        description="Where a bundle's accuracy goes: per tensor, and per part of the quantization.",
+    )
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="a bundle's directory")
+    parser.add_argument("--hr", metavar="DIR", help="ground truth images instead of the spec's")
+    parser.add_argument("--lr", metavar="DIR", help="their LR images; default: MATLAB bicubic")
+    parser.add_argument("--images", type=int, default=IMAGES, metavar="N", help="at most so many")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON")
+    parser.add_argument("--quiet", action="store_true", help="errors and warnings only")
+    return parser
+
+
+def _run(args: argparse.Namespace, reporter: Reporter) -> int:
+    if args.images < 1:
+        raise DataError(f"--images {args.images} leaves nothing to measure", fix="give 1 or more")
+    bundle = bundle_module.load(args.bundle)
+    options = bundle.spec.verify
+    if args.hr or args.lr:
+        options = options.model_copy(update={"hr": args.hr, "lr": args.lr})
+    pairs, _, warnings = pairs_of(options, bundle.engine.scaling.rate)
+    for warning in warnings:
+        reporter.warn(warning)
+    kept = held_out(pairs, bundle.engine.calibrated_on)[: args.images]
+    result = analyze(bundle, kept, reporter)
+    if not args.quiet:
+        show(reporter, bundle.name, result)
+    if args.json:
+        write_json(args.json, asdict(result))
+    return 0
+
+
+if __name__ == "__main__":
+    cli.main(_parser(), _run)
