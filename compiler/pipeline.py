@@ -76,6 +76,8 @@ class Result:
     latency: Latency | None = None
     library: Path | None = None
     bundle: Path | None = None
+    fp32: onnx.ModelProto | None = None
+    calibrated_on: frozenset[str] = frozenset()
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -143,7 +145,8 @@ def run(
         reporter.stage(f"quantize   {wish.calibrate_mode}, {target.activations} activations")
         net, table = _integer(inputs, floats, table, observed, recipe)
     if until == "quantize":
-        return Result(counts, table, net, seconds=clock.seconds)
+        seen = frozenset(observed.digests)
+        return Result(counts, table, net, fp32=fp32, calibrated_on=seen, seconds=clock.seconds)
 
     with clock("compile"):
         reporter.stage(f"compile    {machine.isa}, {machine.threads} threads")
@@ -192,7 +195,7 @@ def run(
             "timing.json": _timing_json(clock),
         }
         bundle.write_measured(temporary, measured)
-    return Result(counts, table, net, result, speed, main_library, folder, clock.seconds)
+    return Result(counts, table, net, result, speed, main_library, folder, seconds=clock.seconds)
 
 
 class _Clock:

@@ -1,0 +1,185 @@
+"""`python -m compiler.sweep SPEC --grid KEY=A,B ...`: the accuracy of many variants of one spec.
+
+Variants share every stage that they have in common through the store, and nothing is compiled:
+the drop is that of the QDQ network in ONNX Runtime, unoptimized, which stays within one step of
+the library.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+
+from calib.errors import DataError, WorkbenchError
+from calib.images import digest
+from compiler import accuracy, bundle, cli, pipeline, qdq, scaling, spec
+from compiler.data import Pair
+from compiler.progress import Reporter
+from compiler.runner import Session
+from compiler.spec import SpecFile
+from compiler.store import write_json
+from compiler.verify import pairs_of
+
+IMAGES = 10
+_BAR = 24  # characters
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One point of the grid and what it costs against fp32.
+
+    Attributes:
+        settings: key.path=value, as `--set` takes them.
+        failure: why it could not be built, else empty.
+    """
+
+    settings: tuple[str, ...]
+    psnr_drop_db: float = float("nan")
+    ssim_drop: float = float("nan")
+    failure: str = ""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Keys and the values to try, in the order of the command line."""
+
+    axes: tuple[tuple[str, tuple[str, ...]], ...]
+
+    @classmethod
+    def parse(cls, texts: Sequence[str]) -> Grid:
+        """From `key=a,b,c`; a key without a dot belongs to `backend.quantize`.
+
+        Raises:
+            DataError: not of this form.
+        """
+        axes = []
+        for text in texts:
+            key, equals, values = text.partition("=")
+            options = tuple(v for v in values.split(",") if v)
+            if not key or not equals or not options:
+                raise DataError(
+                    f"--grid {text!r} is not key=value,value",
+                    fix="write for example --grid calibrate_mode=max,mse equalize=true,false",
+                )
+            axes.append((key if "." in key else f"backend.quantize.{key}", options))
+        return cls(tuple(axes))
+
+    @property
+    def points(self) -> list[tuple[str, ...]]:
+        """Every combination, as overrides of the spec."""
+        columns = [[f"{key}={value}" for value in values] for key, values in self.axes]
+        return list(itertools.product(*columns))
+
+
+def sweep(
+    path: Path, overrides: tuple[str, ...], grid: Grid, images: int, reporter: Reporter
+) -> tuple[Variant, ...]:
+    """Measures every variant; the best first, those that failed last."""
+    found, inner = [], Reporter(reporter.console, quiet=True)
+    for i, settings in enumerate(points := grid.points):
+        label = " ".join(s.removeprefix("backend.quantize.") for s in settings)
+        reporter.stage(f"variant {i + 1} of {len(points)}: {label}")
+        try:
+            file = spec.load(path, (*overrides, *settings))
+            found.append(_measure(file, settings, images, inner))
+        except WorkbenchError as error:
+            reporter.warn(str(error))
+            found.append(Variant(settings, failure=error.what))
+    return tuple(sorted(found, key=lambda v: (bool(v.failure), v.psnr_drop_db)))
+
+
+def _measure(file: SpecFile, settings: tuple[str, ...], images: int, reporter: Reporter) -> Variant:
+    built = pipeline.run(file, reporter, until="quantize")
+    assert built.net is not None
+    assert built.fp32 is not None
+    ops = file.spec.dataset.process_ops if file.spec.dataset else []
+    geometry = scaling.scaling(built.net)
+    pairs, _, _ = pairs_of(file.spec.verify, geometry.rate)
+    kept = [p for p in pairs if digest(p.read_lr()) not in built.calibrated_on][:images]
+    if not kept:
+        raise DataError(
+            f"all {len(pairs)} verification images are calibration images too",
+            where="verify",
+            fix="verify on other images, or calibrate on fewer (dataset.sampler.get_data_num)",
+        )
+    sessions = Session(built.fp32), Session(qdq.write(built.net), optimize=False)
+
+    def drops(pair: Pair) -> tuple[float, float]:
+        lr, hr = pair.read()
+        size = (lr.shape[0] * geometry.rate, lr.shape[1] * geometry.rate)
+        truth = scaling.reference(ops, hr)[: size[0], : size[1]]
+        x = scaling.to_input(ops, lr, geometry)
+        finished = (scaling.to_uint8(scaling.from_output(s.run(x), size)) for s in sessions)
+        fp32, int8 = (accuracy.score(truth, y, geometry.rate, with_y=False) for y in finished)
+        return fp32.psnr_rgb_db - int8.psnr_rgb_db, fp32.ssim_rgb - int8.ssim_rgb
+
+    psnr, ssim = np.mean([drops(pair) for pair in kept], axis=0)
+    return Variant(settings, float(psnr), float(ssim))
+
+
+def show(reporter: Reporter, variants: Sequence[Variant]) -> None:
+    """A table, the best first, with a bar for each drop."""
+    table = Table(title="drop against fp32", title_justify="left")
+    for column in ("variant", "PSNR (dB)", "SSIM", ""):
+        table.add_column(column, justify="right" if column in ("PSNR (dB)", "SSIM") else "left")
+    longest = max((v.psnr_drop_db for v in variants if not v.failure), default=0.0)
+    for v in variants:
+        label = "\n".join(s.removeprefix("backend.quantize.") for s in v.settings)
+        if v.failure:
+            table.add_row(label, "-", "-", v.failure)
+            continue
+        bar = "█" * round(_BAR * max(v.psnr_drop_db, 0) / longest) if longest > 0 else ""
+        table.add_row(label, f"{v.psnr_drop_db:.4f}", f"{v.ssim_drop:.5f}", bar)
+    reporter.console.print(table)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m compiler.sweep",
+        description="Accuracy of many variants of a spec, sharing all stages in common.",
+        epilog="example: python -m compiler.sweep configs/bpp3x_int8.yaml "
+        "--grid calibrate_mode=max,mse,kl_divergence equalize=true,false",
+    )
+    parser.add_argument("spec", type=Path, metavar="SPEC", help="a build spec, see configs/")
+    parser.add_argument(
+        "--grid",
+        nargs="+",
+        required=True,
+        metavar="KEY=A,B",
+        help="values to try; a key without a dot belongs to backend.quantize",
+    )
+    parser.add_argument("--set", action="append", default=[], metavar="KEY.PATH=VALUE")
+    parser.add_argument("--images", type=int, default=IMAGES, metavar="N", help="at most so many")
+    parser.add_argument("--winner", type=Path, metavar="FILE", help="write the best one's spec")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all results as JSON")
+    parser.add_argument("--quiet", action="store_true", help="errors and warnings only")
+    return parser
+
+
+def _run(args: argparse.Namespace, reporter: Reporter) -> int:
+    if args.images < 1:
+        raise DataError(f"--images {args.images} leaves nothing to measure", fix="give 1 or more")
+    overrides = tuple(args.set)
+    grid = Grid.parse(args.grid)
+    variants = sweep(args.spec, overrides, grid, args.images, reporter)
+    if not args.quiet:
+        show(reporter, variants)
+    if args.json:
+        write_json(args.json, [asdict(v) for v in variants])
+    if variants[0].failure:
+        raise DataError(f"no variant can be built: {variants[0].failure}", where=str(args.spec))
+    if args.winner:
+        best = spec.load(args.spec, (*overrides, *variants[0].settings))
+        args.winner.write_text(bundle.dump_spec(best.spec), encoding="utf-8")
+        reporter.stage(f"winner's spec written to {args.winner}")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.main(_parser(), _run)
