@@ -23,6 +23,7 @@ DETERMINISTIC = {
     "accuracy.csv",
     "accuracy.json",
     "calibration.json",
+    "equalization.json",
     "fp32.onnx",
     "golden",
     "manifest.json",
