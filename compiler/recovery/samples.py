@@ -18,7 +18,6 @@ from compiler.runner import Session
 
 PIXELS = 2**19  # of all images together
 TILE = 128
-_STRETCHED = 4  # one tile in so many is added over-exposed
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +32,7 @@ def sample(
 ) -> Samples:
     """Whole images while they are small, else square tiles at random places.
 
-    Each image gives at most pixels / len(photos) pixels, but one tile at least; some tiles come a
-    second time, over-exposed, after all others. The places depend
+    Each image gives at most pixels / len(photos) pixels, but one tile at least. The places depend
     on the seed and the image's digest alone, the order on the digests alone.
 
     Args:
@@ -48,22 +46,7 @@ def sample(
         if key not in by_digest:
             rng = np.random.default_rng([seed, int(key[:16], 16)])
             by_digest[key] = list(_tiles(apply_ops(ops, image), budget, rng))
-    tiles = [tile for key in sorted(by_digest) for tile in by_digest[key]]
-    return Samples((*tiles, *_stretched(tiles)))
-
-
-def _stretched(tiles: Sequence[F32]) -> Iterator[F32]:
-    """Every so many tiles once more, over-exposed: 2 % of the values at each end of the range.
-
-    Few photographs have white areas beside black ones, screens and documents do, and clipping them
-    is dear: these tiles make sure that they are seen.
-    """
-    low, high = min(t.min() for t in tiles), max(t.max() for t in tiles)
-    for tile in tiles[::_STRETCHED]:
-        dark, bright = np.quantile(tile, [0.02, 0.98]).astype(np.float32)
-        if bright > dark:
-            gain = (high - low) / (bright - dark)
-            yield np.clip((tile - dark) * gain + low, low, high)
+    return Samples(tuple(tile for key in sorted(by_digest) for tile in by_digest[key]))
 
 
 def _tiles(x: F32, budget: int, rng: np.random.Generator) -> Iterator[F32]:
