@@ -1,0 +1,158 @@
+"""`python -m compiler.cost SPEC_OR_BUNDLE`: time and traffic of a network on its target."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from calib.errors import WorkbenchError
+from compiler import cli, spec, svg, target
+from compiler.cost.checks import checks
+from compiler.cost.model import NEEDED, Cost, estimate
+from compiler.cost.roofline import roofline
+from compiler.cost.show import show
+from compiler.cost.workload import workload
+from compiler.errors import FrontendError, SpecError
+from compiler.floatnet import FloatNetwork
+from compiler.progress import Reporter
+from compiler.spec import SpecFile
+from compiler.store import write_json, write_text
+from compiler.target import Figure
+
+_HARDWARE = "hardware."
+EPILOG = """\
+examples:
+  python -m compiler.cost configs/bpp3x_int8.yaml
+  python -m compiler.cost artifacts/bpp3x_int8 --set hardware.bandwidth_gbs=64
+  python -m compiler.cost configs/bpp3x_int8.yaml --set backend.output.dtype=uint8 --json cost.json
+
+exit status: 0 ok, 2 bad input
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Arguments of the command."""
+    result = argparse.ArgumentParser(
+        prog="python -m compiler.cost",
+        description="Estimate time and memory traffic of a network on its target.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    result.add_argument("path", type=Path, metavar="SPEC_OR_BUNDLE")
+    result.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY.PATH=VALUE",
+        help="what if: a figure of the target (hardware.NAME=VALUE) or a value of the spec",
+    )
+    result.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
+    result.add_argument("--svg", type=Path, metavar="FILE", help="draw the roofline")
+    result.add_argument("--quiet", action="store_true", help="errors only")
+    return result
+
+
+def run(args: argparse.Namespace, reporter: Reporter) -> int:
+    """Estimates one network."""
+    what_if = [item for item in args.set if item.startswith(_HARDWARE)]
+    rest = tuple(item for item in args.set if item not in what_if)
+    bundle = args.path if args.path.is_dir() else None
+    file = spec.load(args.path / "spec.yaml" if bundle else args.path, rest)
+    built_for = target.load(file)
+    hardware = with_figures(built_for.hardware, what_if)
+    with reporter.busy("reading the network"):
+        net = _from_bundle(bundle) if bundle else _from_spec(file)
+    cost = of_spec(net, file, hardware, built_for.name)
+    checked = checks(hardware)
+    show(cost, checked, reporter)
+    if args.json:
+        write_json(args.json, cost.to_json() | {"checks": [c.to_json() for c in checked]})
+    if args.svg:
+        write_text(args.svg, svg.standalone(roofline(cost)))
+    return 0
+
+
+def of_spec(
+    net: FloatNetwork, file: SpecFile, hardware: Mapping[str, Figure], target_name: str
+) -> Cost:
+    """The cost of a spec's network at its shape and element types."""
+    backend = file.spec.backend
+    (dims,) = file.spec.frontend.shape.values()
+    load = workload(
+        net,
+        (dims[2], dims[3]),
+        input_kind=backend.input.dtype,
+        output_kind=backend.output.dtype,
+    )
+    return estimate(load, hardware, target_name)
+
+
+def with_figures(hardware: Mapping[str, Figure], changes: Sequence[str]) -> dict[str, Figure]:
+    """The target's figures with `hardware.NAME=VALUE` items replaced; those count as assumed.
+
+    Raises:
+        SpecError: an unknown figure, or no number.
+    """
+    changed = dict(hardware)
+    for item in changes:
+        key, _, raw = item.partition("=")
+        name = key.removeprefix(_HARDWARE)
+        if name not in {*hardware, *NEEDED}:
+            raise SpecError(
+                f"there is no figure {key!r}",
+                where="--set",
+                key=key,
+                fix=f"use one of {', '.join(_HARDWARE + n for n in hardware)}",
+            )
+        value = _number(raw)
+        if value is None:
+            raise SpecError(
+                f"{raw!r} is not a positive number", where="--set", key=key, fix=f"write {key}=64"
+            )
+        unit = hardware[name].unit if name in hardware else ""
+        changed[name] = Figure(value=value, unit=unit, source="--set", assumed=True)
+    return changed
+
+
+def _number(raw: str) -> float | None:
+    try:
+        value: Any = yaml.safe_load(raw)
+    except yaml.YAMLError:
+        return None
+    good = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e15
+    return float(value) if good else None
+
+
+def _from_bundle(path: Path) -> FloatNetwork:
+    import onnx
+
+    from compiler import bundle, fusion
+
+    bundle.check(path)
+    return fusion.fuse(onnx.load(path / "fp32.onnx"))
+
+
+def _from_spec(file: SpecFile) -> FloatNetwork:
+    from compiler import fusion, model, simplify
+
+    target.require(file, target.load(file))
+    if file.spec.frontend.type != "onnx":
+        raise FrontendError(
+            f"the cost of a {file.spec.frontend.type} checkpoint is read from its bundle",
+            where=str(file.path),
+            fix=f"build it, then python -m compiler.cost artifacts/{file.spec.name}",
+        )
+    shape = {name: tuple(dims) for name, dims in file.spec.frontend.shape.items()}
+    loaded = model.load(Path(file.spec.frontend.checkpoint), shape)
+    try:
+        return fusion.fuse(model.canonical(loaded.proto))
+    except WorkbenchError:  # shapes computed by the graph: only the simplifier folds those
+        return fusion.fuse(simplify.simplify(loaded).proto)
+
+
+if __name__ == "__main__":
+    cli.main(parser(), run)
