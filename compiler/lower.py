@@ -87,8 +87,12 @@ def lower(net: Network, size: Size, host: Host) -> tvm.IRModule:
     return module(net, chains(net, size, host))
 
 
-def chains(net: Network, size: Size, host: Host) -> list[Chain]:
-    """The chains of `net`, in the order in which `main` calls them."""
+def chains(net: Network, size: Size, host: Host, *, fuse: bool = True) -> list[Chain]:
+    """The chains of `net`, in the order in which `main` calls them.
+
+    Args:
+        fuse: False makes every operator a chain of its own.
+    """
     prove_int32(net)
     isa = ISAS[host.isa]
     known = sizes(net, size)
@@ -98,7 +102,7 @@ def chains(net: Network, size: Size, host: Host) -> list[Chain]:
     result: list[Chain] = []
     first = 0
     while first < len(items):
-        last, schedule = _longest(problem, items, kernels, first)
+        last, schedule = _longest(problem, items if fuse else [], kernels, first)
         result.append(_chain(problem, kernels[first:last], schedule, len(result)))
         first = last
     return result

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from calib.qparams import QParams
@@ -30,7 +30,11 @@ from tests.networks import LEAKY, RELU, Builder, bicubic_plusplus, espcn
 
 ISAS = [isa for isa, features in FEATURES.items() if features <= cpu_features()]
 SLOW = settings(
-    max_examples=8, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    max_examples=6,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
 )
 
 

@@ -1,0 +1,241 @@
+"""`python -m compiler.bench BUNDLE`: latency of the library, of its peers, and of each layer."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from compiler import cli, qdq, runner, store
+from compiler import latency as clock
+from compiler.errors import HostError
+from compiler.host import Host
+from compiler.latency import Latency
+from compiler.library import Library, build_library, load_library
+from compiler.network import Network, Size
+from compiler.progress import Reporter
+
+Array = NDArray[Any]
+CALIBRATION_IMAGES, CALIBRATION_SIDE = 4, 256  # random; they do not change the peers' speed
+RUNS = 15
+
+
+@dataclass(frozen=True)
+class LayerLatency:
+    """One operator alone: its kernel, time, and multiplications as the layer is defined."""
+
+    name: str
+    kernel: str
+    median_ms: float
+    gmacs_per_s: float
+    share_of_peak: float  # of the measured peak of its dot product; above 1 where Winograd saves
+
+    def to_json(self) -> dict[str, Any]:
+        """One entry of `layers`."""
+        return {
+            "name": self.name,
+            "kernel": self.kernel,
+            "median_ms": round(self.median_ms, 3),
+            "gmacs_per_s": round(self.gmacs_per_s, 1),
+            "share_of_peak": round(self.share_of_peak, 3),
+        }
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Growth of the resident set by loading and running the library, without the output."""
+
+    beyond_io_bytes: int
+
+
+def input_for(net: Network, size: Size) -> Array:
+    """Random input of the network's kind."""
+    x = runner.random_input(net.input_tensor.channels, *size, seed=0)
+    if net.input_tensor.kind == "float32":
+        return x
+    frame: Array = np.rint(x[0].transpose(1, 2, 0)[None] * 255).astype(np.uint8)
+    return frame
+
+
+def peers(
+    fp32: onnx.ModelProto,
+    net: Network,
+    size: Size,
+    threads: int,
+) -> dict[str, Callable[[], object]]:
+    """ONNX Runtime fp32 and int8, and OpenVINO int8 (quantized by NNCF), on the same input.
+
+    ONNX Runtime's int8 path is timed with its optimizations on, where its sums may saturate.
+
+    Raises:
+        HostError: openvino or nncf is not installed.
+    """
+    x = runner.random_input(net.input_tensor.channels, *size, seed=0)
+    plain = runner.Session(fp32, threads=threads)
+    quantized = runner.Session(qdq.write(net), threads=threads)
+    return {
+        "openvino_int8": _openvino(fp32, x, threads),
+        "onnxruntime_int8": lambda: quantized.run(x),
+        "onnxruntime_fp32": lambda: plain.run(x),
+    }
+
+
+def _openvino(fp32: onnx.ModelProto, x: Array, threads: int) -> Callable[[], object]:
+    try:
+        import nncf
+        import openvino
+    except ImportError as error:
+        raise HostError(
+            f"the package {error.name} is not installed",
+            where="--peers",
+            fix="pip install '.[peers]'",
+        ) from error
+    from tempfile import TemporaryDirectory
+
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "fp32.onnx"
+        onnx.save(fp32, path)
+        model = openvino.convert_model(path)
+    small = (1, x.shape[1], CALIBRATION_SIDE, CALIBRATION_SIDE)
+    model.reshape(small)
+    rng = np.random.default_rng(0)
+    images = [rng.random(small, dtype=np.float32) for _ in range(CALIBRATION_IMAGES)]
+    quantized = nncf.quantize(model, nncf.Dataset(images), subset_size=CALIBRATION_IMAGES)
+    quantized.reshape(x.shape)
+    options = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
+    request = openvino.Core().compile_model(quantized, "CPU", options).create_infer_request()
+    return lambda: request.infer({0: x}, share_inputs=True, share_outputs=True)
+
+
+def measure(
+    library: Library, x: Array, others: Mapping[str, Callable[[], object]], runs: int = RUNS
+) -> dict[str, Latency]:
+    """Latency of the library (under "library") and of `others`, interleaved in one run."""
+    return clock.measure({"library": lambda: library(x), **others}, runs)
+
+
+def layers(
+    net: Network,
+    size: Size,
+    host: Host,
+    runs: int = RUNS,
+) -> tuple[list[LayerLatency], dict[str, float]]:
+    """Each operator alone, interleaved, and the measured peaks in GMAC/s."""
+    from compiler.kernels.measure import layer_calls, peak_calls
+
+    peak_functions = peak_calls(host)
+    timed = clock.measure({k: call for k, (_, call) in peak_functions.items()}, runs)
+    peaks = {k: macs / timed[k].median_ms / 1e6 for k, (macs, _) in peak_functions.items()}
+    parts = layer_calls(net, size, host)
+    times = clock.measure({p.name: p.call for p in parts}, runs)
+    result = []
+    for part in parts:
+        ms = times[part.name].median_ms
+        rate = part.macs / ms / 1e6
+        peak = peaks["bytes" if "vpdpbusd" in part.kernel else "int16 pairs"]
+        result.append(LayerLatency(part.name, part.kernel, ms, rate, rate / peak))
+    return result, peaks
+
+
+def memory(path: Path, host: Host, x: Array) -> Memory:
+    """Resident memory of the loaded library: code, constants, workspace."""
+    before = _resident_bytes()
+    library = load_library(path, host)
+    y = library(x)
+    return Memory(_resident_bytes() - before - y.nbytes)
+
+
+def _resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Arguments of the command."""
+    result = argparse.ArgumentParser(
+        prog="python -m compiler.bench",
+        description="Measure the latency of a bundle's library on this machine.",
+        epilog="example: python -m compiler.bench artifacts/bpp3x_int8 --peers --layers",
+    )
+    result.add_argument("bundle", type=Path, metavar="BUNDLE")
+    result.add_argument(
+        "--peers",
+        action="store_true",
+        help="also OpenVINO int8, ONNX Runtime int8 and fp32, interleaved",
+    )
+    result.add_argument("--layers", action="store_true", help="also each layer alone")
+    result.add_argument("--threads", type=int, help="build for this many threads instead")
+    result.add_argument("--runs", type=int, default=RUNS, metavar="N", help="calls of each")
+    result.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+    result.add_argument("--quiet", action="store_true", help="errors only")
+    return result
+
+
+def run(args: argparse.Namespace, reporter: Reporter) -> int:
+    """Measures one bundle."""
+    from compiler import bundle
+
+    engine = bundle.load(args.bundle).engine
+    net, size, host = engine.main_net, engine.main_size, engine.host
+    if args.threads:
+        host = Host(host.isa, args.threads)
+    x = input_for(net, size)
+    path = engine.library_path(net, size) if host == engine.host else _rebuilt(net, size, host)
+    used = memory(path, host, x)
+    others = peers(engine.fp32, engine.net, size, host.threads) if args.peers else {}
+    times = measure(load_library(path, host), x, others, args.runs)
+    report: dict[str, Any] = {
+        "machine": bundle.machine() | {"isa": host.isa, "threads": host.threads},
+        "input_shape": list(x.shape),
+        "library": times["library"].to_json() | {"memory_bytes": used.beyond_io_bytes},
+        "peers": {name: times[name].to_json() for name in others},
+    }
+    _print_times(times, reporter)
+    if args.layers:
+        parts, peaks = layers(net, size, host, args.runs)
+        report["layers"] = [p.to_json() for p in parts]
+        report["peak_gmacs_per_s"] = {k: round(v, 1) for k, v in peaks.items()}
+        _print_layers(parts, peaks, reporter)
+    if args.json:
+        store.write_json(args.json, report)
+    return 0
+
+
+def _rebuilt(net: Network, size: Size, host: Host) -> Path:
+    from tempfile import mkdtemp
+
+    path = Path(mkdtemp()) / "mod.so"
+    build_library(net, size, host, path)
+    return path
+
+
+def _print_times(times: Mapping[str, Latency], reporter: Reporter) -> None:
+    ours = times["library"].median_ms
+    for name, t in times.items():
+        reporter.stage(
+            f"{name:<18} {t.median_ms:9.2f} ms  (p10 {t.p10_ms:.2f}, p90 {t.p90_ms:.2f})"
+            f"  {t.median_ms / ours:6.2f}x"
+        )
+
+
+def _print_layers(
+    parts: list[LayerLatency], peaks: Mapping[str, float], reporter: Reporter
+) -> None:
+    for name, peak in peaks.items():
+        reporter.stage(f"measured peak, {name}: {peak:.0f} GMAC/s")
+    for part in parts:
+        reporter.stage(
+            f"{part.name:<18} {part.median_ms:9.2f} ms  {part.gmacs_per_s:7.0f} GMAC/s"
+            f"  {part.share_of_peak:6.2f} of peak  {part.kernel}"
+        )
+
+
+if __name__ == "__main__":
+    cli.main(parser(), run)

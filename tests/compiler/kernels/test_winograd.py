@@ -1,0 +1,154 @@
+"""Winograd kernels: the choice and its proof, and integers that wrap on the way."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tvm
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from calib.qparams import QParams
+from compiler import reference
+from compiler.host import FEATURES, Host, cpu_features
+from compiler.kernels.isa import ISAS
+from compiler.library import build_library, load_library
+from compiler.lower import chains
+from compiler.network import Conv, Network, QuantizeInput, Residual, Tensor
+from tests.networks import LEAKY, Builder
+
+AVAILABLE = [isa for isa, features in FEATURES.items() if features <= cpu_features()]
+SLOW = settings(
+    max_examples=3,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+
+
+def run(net: Network, x: np.ndarray, host: Host, folder: Path) -> tuple[np.ndarray, list[str]]:
+    path = folder / "mod.so"
+    info = build_library(net, (x.shape[2], x.shape[3]), host, path)
+    return load_library(path, host)(x), [layer.kernel for layer in info.layers]
+
+
+def one_conv(weight: np.ndarray, bias: np.ndarray, scale: float, z: int = 0) -> Network:
+    """int8 input of scale 1 (the graph input holds the integers), one conv with LeakyReLU."""
+    conv = Conv(
+        name="conv", input="x", output="y", weight=weight, bias=bias, pads=(1, 1, 1, 1),
+        weight_scale=np.full(len(weight), scale, np.float32), steps=(LEAKY,),
+    )  # fmt: skip
+    tensors = {
+        "input": Tensor(weight.shape[1], "float32"),
+        "x": Tensor(weight.shape[1], "int8", QParams(1.0, z)),
+        "y": Tensor(len(weight), "float32"),
+    }
+    return Network("one", (QuantizeInput("q", "input", "x"), conv), tensors, "input", "y")
+
+
+@pytest.mark.parametrize("isa", AVAILABLE)
+@SLOW
+@given(data=st.data())
+def test_any_3x3_convolution(isa: str, data: st.DataObject, tmp_path_factory: object) -> None:
+    draw = data.draw
+    b = Builder(draw(st.integers(1, 70)), draw(st.integers(0, 99)), asymmetric=draw(st.booleans()))
+    pads = tuple(draw(st.integers(0, 2)) for _ in range(4))
+    first = b.conv(draw(st.sampled_from([8, 16, 33])), 3, steps=(LEAKY,))
+    b.conv(b.tensors[first].channels, 3, steps=(Residual(first), LEAKY))
+    b.conv(draw(st.integers(1, 10)), 3, pads=pads)
+    net = b.network(draw(st.sampled_from(["float32", "uint8"])))
+    height, width = draw(st.integers(3, 20)), draw(st.integers(3, 70))
+    x = np.random.default_rng(0).uniform(-3, 3, (1, net.input_tensor.channels, height, width))
+    x = x.astype(np.float32)
+    folder = tmp_path_factory.mktemp("lib")  # type: ignore[attr-defined]
+    y, _ = run(net, x, Host(isa, draw(st.integers(1, 3))), folder)
+    np.testing.assert_array_equal(y, reference.run(net, x))
+
+
+@pytest.mark.parametrize("isa", AVAILABLE)
+@pytest.mark.parametrize("z", [0, -128])
+def test_products_that_wrap_before_a_leaky_relu(isa: str, z: int, tmp_path: Path) -> None:
+    """|576 y| > 2^31 > |64 y|: LLVM must not take the sign of 64 y from the product by 9^-1."""
+    rng = np.random.default_rng(1)
+    weight = np.full((8, 100, 3, 3), 127, np.int8)
+    weight[1::2] = -127
+    net = one_conv(weight, rng.integers(-9, 9, 8).astype(np.int32), 1e-6, z)
+    x = np.full((1, 100, 8, 48), 127, np.float32)
+    x[..., 4:, :] = -128
+    x[..., 24:] = rng.integers(-128, 128, (1, 100, 8, 24))
+    peak = np.abs(reference.run(net, x)).max() / 1e-6
+    assert 576 * peak > 2**31
+    y, kernels = run(net, x - np.float32(z), Host(isa, 2), tmp_path)
+    np.testing.assert_array_equal(y, reference.run(net, x - np.float32(z)))
+    if z == 0:
+        assert 64 * peak < 2**31
+        assert isa == "vnni" or kernels[-1].startswith("F(4x4")
+
+
+@pytest.mark.parametrize("isa", AVAILABLE)
+@pytest.mark.parametrize(("channels", "bias"), [(230, 0), (8, 2**26), (8, -(2**30))])
+def test_layers_beyond_the_bound_fall_back(
+    isa: str, channels: int, bias: int, tmp_path: Path
+) -> None:
+    weight = np.full((16, channels, 3, 3), 127, np.int8)
+    net = one_conv(weight, np.full(16, bias, np.int32), 1e-6)
+    x = np.full((1, channels, 8, 16), -128, np.float32)
+    y, kernels = run(net, x, Host(isa, 2), tmp_path)
+    assert not kernels[-1].startswith("F(4x4")
+    np.testing.assert_array_equal(y, reference.run(net, x))
+
+
+@pytest.mark.parametrize("isa", ["portable", "avx2"])
+def test_nothing_that_may_wrap_is_marked_nsw_or_nuw(isa: str) -> None:
+    """The unoptimised LLVM IR of a symmetric network: no flagged vector arithmetic on int32."""
+    b = Builder(32, 2)
+    b.conv(32, steps=(LEAKY,))
+    b.conv(32, steps=(LEAKY,))
+    net = b.network()
+    (chain,) = chains(net, (16, 64), Host(isa, 1))
+    assert all(k.choice.startswith("F(4x4") for k in chain.kernels[1:])
+    target = {"kind": "llvm", "mcpu": ISAS[isa].cpu, "opt-level": 0}
+    compiled = tvm.compile(tvm.IRModule({chain.name: chain.function()}), target=target)
+    code = _llvm(compiled)
+    lanes = ISAS[isa].lanes
+    arithmetic = re.findall(rf"= (?:add|sub|mul|shl)\b.*<{lanes} x i32>.*", code)
+    assert len(arithmetic) > 50
+    flagged = [line for line in arithmetic if "nsw" in line or "nuw" in line]
+    assert not flagged
+
+
+def _llvm(compiled: object) -> str:
+    modules = [compiled.mod, *compiled.mod.imports]  # type: ignore[attr-defined]
+    return "".join(m.inspect_source("ll") for m in modules if m.kind == "llvm")
+
+
+def test_the_operations_of_every_instruction_set_may_wrap() -> None:
+    for isa in ISAS.values():
+        assert "nsw" not in isa.llvm
+        assert "nuw" not in isa.llvm
+
+
+def test_scales_too_small_to_divide_by_a_power_of_two_stay_direct(tmp_path: Path) -> None:
+    net = one_conv(np.ones((8, 32, 3, 3), np.int8), np.zeros(8, np.int32), 1e-37)
+    x = np.full((1, 32, 8, 16), 3, np.float32)
+    y, kernels = run(net, x, Host("portable", 1), tmp_path)
+    assert kernels[-1].startswith("direct")
+    np.testing.assert_array_equal(y, reference.run(net, x))
+
+
+def test_large_outputs_bypass_the_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("compiler.kernels.epilogue.STREAM_BYTES", 0)
+    b = Builder(32, 3)
+    b.conv(12)
+    b.depth_to_space(2)
+    net = b.network()
+    x = np.random.default_rng(0).uniform(-2, 2, (1, 32, 5, 64)).astype(np.float32)
+    for isa in AVAILABLE[-2:]:
+        for narrower in (0, 1):  # aligned and not
+            part = x[..., : 64 - narrower].copy()
+            y, _ = run(net, part, Host(isa, 2), tmp_path)
+            np.testing.assert_array_equal(y, reference.run(net, part))
