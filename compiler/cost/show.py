@@ -12,6 +12,7 @@ from compiler.cost.model import Cost, Part, Schedule
 from compiler.progress import Reporter
 
 ASSUMED = "assumed"
+_WIDTH = 112  # characters
 
 
 def show(cost: Cost, checked: Sequence[Check], reporter: Reporter) -> None:
@@ -24,10 +25,10 @@ def show(cost: Cost, checked: Sequence[Check], reporter: Reporter) -> None:
         ("layer by layer", cost.layer_by_layer, False),
         ("fused", cost.fused, True),
     ):
-        reporter.console.print(_table(cost, title, schedule, fused=fused))
+        _print(_table(cost, title, schedule, fused=fused), reporter)
     for line in verdicts(cost):
         reporter.detail(line)
-    reporter.console.print(_checks(checked))
+    _print(_checks(checked), reporter)
     for line in (*notes(cost), *(impossible(c) for c in checked if not c.possible)):
         reporter.detail(line)
 
@@ -63,8 +64,8 @@ def notes(cost: Cost) -> tuple[str, ...]:
 def impossible(check: Check) -> str:
     """Why a published rate cannot be of this network."""
     return (
-        f"{check.name}: {check.published_per_s:g} images/s would take {check.needed_tops:,.0f} TOPS "
-        f"of {check.peak_tops:g}, so the vendor ran another network"
+        f"{check.name}: {check.published_per_s:g} images/s would take {check.needed_tops:,.0f} "
+        f"TOPS of {check.peak_tops:g}, so the vendor ran another network"
     )
 
 
@@ -90,6 +91,12 @@ def _table(cost: Cost, title: str, schedule: Schedule, *, fused: bool) -> Table:
     for part in schedule.parts:
         shown.add_row(*_cells(part))
     return shown
+
+
+def _print(table: Table, reporter: Reporter) -> None:
+    """Lines of its own width: a pipe or a narrow terminal breaks no cell."""
+    width = max(reporter.console.width, _WIDTH)
+    reporter.console.print(table, width=width, no_wrap=True, overflow="ignore", crop=False)
 
 
 def _cells(part: Part) -> tuple[str, ...]:
@@ -125,8 +132,7 @@ def _checks(checked: Sequence[Check]) -> Table:
             c.name,
             f"{c.macs / 1e9:,.2f}",
             f"{c.published_per_s:,.1f}",
-            f"{100 * c.needed_tops / c.peak_tops:.0f} %"
-            + ("" if c.possible else ": not this network"),
+            f"{100 * c.needed_tops / c.peak_tops:.0f} %",
             f"{c.layer_by_layer_per_s:,.1f}",
             f"{100 * c.layer_by_layer_error:+.0f} %" if c.possible else "-",
             f"{c.fused_per_s:,.1f}",

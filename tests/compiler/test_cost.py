@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compiler import cost, fusion, pipeline, stats, svg
@@ -98,6 +98,7 @@ def test_a_small_on_chip_memory_cuts_the_chain() -> None:
     assert none.fused == none.layer_by_layer
 
 
+@settings(max_examples=15, deadline=None)
 @given(st.floats(1e-4, 20), st.floats(0.1, 500), st.integers(1, 8))
 def test_fusing_never_costs_more(mb: float, gbs: float, batch: int) -> None:
     for load in (chain(), resnet50()):
