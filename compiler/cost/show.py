@@ -12,7 +12,7 @@ from compiler.cost.model import Cost, Part, Schedule
 from compiler.progress import Reporter
 
 ASSUMED = "assumed"
-_WIDTH = 112  # characters
+_WIDTH = 110  # characters
 
 
 def show(cost: Cost, checked: Sequence[Check], reporter: Reporter) -> None:
@@ -25,10 +25,10 @@ def show(cost: Cost, checked: Sequence[Check], reporter: Reporter) -> None:
         ("layer by layer", cost.layer_by_layer, False),
         ("fused", cost.fused, True),
     ):
-        _print(_table(cost, title, schedule, fused=fused), reporter)
+        reporter.console.print(_table(cost, title, schedule, fused=fused))
     for line in verdicts(cost):
         reporter.detail(line)
-    _print(_checks(checked), reporter)
+    reporter.console.print(_checks(checked))
     for line in (*notes(cost), *(impossible(c) for c in checked if not c.possible)):
         reporter.detail(line)
 
@@ -73,7 +73,7 @@ def _table(cost: Cost, title: str, schedule: Schedule, *, fused: bool) -> Table:
     def mark(words: str, figure: str) -> str:
         return f"{words}\n{ASSUMED}" if cost.is_assumed(figure, fused=fused) else words
 
-    shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, width=_WIDTH)
     columns = (
         mark("segment" if fused else "layer", "layers"),
         "GMAC",
@@ -87,16 +87,10 @@ def _table(cost: Cost, title: str, schedule: Schedule, *, fused: bool) -> Table:
         mark("used", "utilization"),
     )
     for column in columns:
-        shown.add_column(column, justify="left" if column is columns[0] else "right")
+        shown.add_column(column, justify="left" if column is columns[0] else "right", no_wrap=True)
     for part in schedule.parts:
         shown.add_row(*_cells(part))
     return shown
-
-
-def _print(table: Table, reporter: Reporter) -> None:
-    """Lines of its own width: a pipe or a narrow terminal breaks no cell."""
-    width = max(reporter.console.width, _WIDTH)
-    reporter.console.print(table, width=width, no_wrap=True, overflow="ignore", crop=False)
 
 
 def _cells(part: Part) -> tuple[str, ...]:
@@ -120,7 +114,7 @@ def _checks(checked: Sequence[Check]) -> Table:
         title="the same model against rates that the vendor publishes, images/s on one die",
         title_justify="left",
         box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
+        width=_WIDTH,
     )
     shown.add_column("network", no_wrap=True)
     for title in ("GMAC", "published", "of the peak"):
