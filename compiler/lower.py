@@ -262,6 +262,8 @@ def _lower_input(item: Item, p: Problem) -> Kernel:
         return move.Quantize(
             stage, height, width, p.isa, {}, "division", p.net.tensors[op.output].q
         )
+    if line := move.line_through(op.table):
+        return move.Line(stage, height, width, p.isa, {}, "table, as a line", *line)
     return move.Lookup(stage, height, width, p.isa, move.table_constants(op, p.isa), "table")
 
 

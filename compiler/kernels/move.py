@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tvm import tirx as tir
 from tvm.tirx.script import builder as T  # noqa: N812
 
-from calib.qparams import INT8_MAX, INT8_MIN, QParams
+from calib.qparams import I8, INT8_MAX, INT8_MIN, QParams, round_clamp
 from compiler.kernels.builder import (
     cast,
     clamp,
@@ -97,17 +97,18 @@ class Quantize(RowKernel):
         parts = (
             [v] if n <= width else [shuffle([v], range(i, i + width)) for i in range(0, n, width)]
         )
-        rounded = [self._round(p, min(n, width)) for p in parts]
+        rounded = [nearest(p, min(n, width), self.isa) for p in parts]
         q = rounded[0] if len(rounded) == 1 else shuffle(rounded, range(n))
         return cast(self.isa.stored, n, q + splat(self.q.zero_point + self.isa.offset, "int32", n))
 
-    def _round(self, v: Expr, n: int) -> Expr:
-        """int32(rne(v)) for |v| < 2^22: adding 3 * 2^22 leaves the integer in the low bits."""
-        if n == self.isa.lanes:
-            return self.isa.round(v)
-        magic = 12582912.0  # 3 * 2^22
-        bits = T.reinterpret(f"int32x{n}" if n > 1 else "int32", v + splat(magic, "float32", n))
-        return bits - splat(int(np.float32(magic).view(np.int32)), "int32", n)
+
+def nearest(v: Expr, n: int, isa: Isa) -> Expr:
+    """int32(rne(v)) for |v| < 2^22: adding 3 * 2^22 leaves the integer in the low bits."""
+    if n == isa.lanes:
+        return isa.round(v)
+    magic = 12582912.0  # 3 * 2^22
+    bits = T.reinterpret(f"int32x{n}" if n > 1 else "int32", v + splat(magic, "float32", n))
+    return bits - splat(int(np.float32(magic).view(np.int32)), "int32", n)
 
 
 def interleave(out: Rows, slot: Expr, x: Expr, planes: list[Expr], n: int) -> None:
@@ -124,6 +125,52 @@ def interleave(out: Rows, slot: Expr, x: Expr, planes: list[Expr], n: int) -> No
         for i in range(n):
             element = shuffle([plane], [i]) if n > 1 else plane
             store(out.buffer, element, [slot, out.layout.at(x + i, c)])
+
+
+@dataclass(frozen=True, eq=False)
+class Line(RowKernel):
+    """uint8 [1, H, W, C] where one line gives the whole table: clamp(rne(u slope)) + z."""
+
+    slope: np.float32
+    zero: int  # z
+
+    def row(self, context: Context, y: Expr) -> None:
+        """See `RowKernel.row`; pixels are stored as they come, so channels do not matter."""
+        out, n = output_rows(context), self.isa.lanes
+        slot, count = out.slot(y), self.width * out.layout.channels
+        if count < n:
+            with serial(count) as i:
+                self._store(context, out, slot, y, i, 1)
+            return
+        with serial(-(-count // n)) as block:
+            self._store(context, out, slot, y, let(T.min(block * n, i32(count - n))), n)
+
+    def _store(self, context: Context, out: Rows, slot: Expr, y: Expr, i: Expr, n: int) -> None:
+        u = cast("float32", n, cast("int32", n, context.graph_input[0, y, 0, lanes(i, n)]))
+        lo, hi = (splat(v - self.zero, "float32", n) for v in (INT8_MIN, INT8_MAX))
+        q = nearest(clamp(u * splat(float(self.slope), "float32", n), lo, hi), n, self.isa)
+        stored = q + splat(self.zero + self.isa.offset, "int32", n)
+        store(out.buffer, cast(self.isa.stored, n, stored), [slot, lanes(out.layout.at(0) + i, n)])
+
+
+def line_through(table: I8) -> tuple[np.float32, int] | None:
+    """Slope and zero of a line that reproduces a lookup table entry by entry, if there is one.
+
+    Every entry that is not clamped bounds the slope: q - z - 1/2 <= u slope <= q - z + 1/2.
+
+    Args:
+        table: int8 [C, 256].
+    """
+    q, u = table[0].astype(np.float64), np.arange(256.0)
+    zero = int(table[0, 0])
+    inside = (u > 0) & (q > INT8_MIN) & (q < INT8_MAX)
+    if not inside.any():
+        return None
+    low = ((q - zero - 0.5)[inside] / u[inside]).max()
+    high = ((q - zero + 0.5)[inside] / u[inside]).min()
+    slope = np.float32((low + high) / 2)
+    line = round_clamp(u.astype(np.float32) * slope, zero, INT8_MIN, INT8_MAX)
+    return (slope, zero) if np.array_equal(np.broadcast_to(line, table.shape), table) else None
 
 
 @dataclass(frozen=True, eq=False)
