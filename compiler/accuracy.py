@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from statistics import fmean
 from typing import Any
 
+from compiler.crops import Crop
 from compiler.metrics import bootstrap_ci95, psnr_db, rgb_to_y, ssim
 from compiler.scaling import Image
 from compiler.spec import Gate, Protocol
@@ -62,6 +63,7 @@ class Accuracy:
         excluded: images left out because the build was calibrated on them.
         dataset: where the images come from.
         seed: of the bootstrap.
+        crops: where int8 and fp32 differ most, for people to look at.
     """
 
     protocol: Protocol
@@ -71,6 +73,7 @@ class Accuracy:
     bit_exact: BitExactness
     gate: Verdict
     seed: int
+    crops: tuple[Crop, ...] = field(default=(), repr=False, compare=False)
 
     def mean(self, competitor: str, metric: str) -> float | None:
         """Mean of one score over the images; None where it was not measured."""

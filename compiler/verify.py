@@ -18,10 +18,11 @@ from calib import bicubic
 from calib.errors import DataError
 from calib.images import digest
 from calib.qparams import F32
-from compiler import accuracy, cli, reference, scaling, summary
+from compiler import accuracy, cli, crops, reference, scaling, summary
 from compiler import bundle as bundle_module
 from compiler.accuracy import Accuracy, BitExactness, ImageAccuracy
 from compiler.bundle import Bundle
+from compiler.crops import Answers, Crop
 from compiler.data import Pair, pair, sample_pairs
 from compiler.engine import Engine
 from compiler.errors import BundleError, NotBitExactError
@@ -89,15 +90,16 @@ def measure(
         NotBitExactError: the library differs from the golden model.
     """
     kept = held_out(pairs, engine.calibrated_on)
-    evaluate = {"standard": _standard, "vendor": _vendor}[protocol]
+    answer = {"standard": _standard, "vendor": _vendor}[protocol]
     exact = set(np.linspace(0, len(kept) - 1, min(EXACT_SAMPLES, len(kept))).round().astype(int))
     images, values = [], 0
+    worst: tuple[Crop, ...] = ()
     for i, item in enumerate(reporter.track(kept, f"verification ({protocol})")):
-        lr, hr = item.read()
-        scores, x, y = evaluate(engine, item.name, lr, hr)
-        images.append(scores)
+        answers = answer(engine, item.name, *item.read())
+        images.append(_scores(answers))
+        worst = crops.worst(worst, answers)
         if i in exact:
-            values += require_equal(engine.run_golden(x), y, f"image {item.name}")
+            values += require_equal(engine.run_golden(answers.x), answers.y, f"image {item.name}")
     return Accuracy(
         protocol=protocol,
         dataset=dataset,
@@ -106,51 +108,64 @@ def measure(
         bit_exact=BitExactness(True, len(exact), values),
         gate=accuracy.judge(images, gate, protocol),
         seed=engine.spec.backend.quantize.seed,
+        crops=worst,
     )
 
 
-def _standard(engine: Engine, name: str, lr: Rgb, hr: Rgb) -> tuple[ImageAccuracy, F32, F32]:
+def _scores(answers: Answers) -> ImageAccuracy:
+    """Scores of all competitors on one image."""
+
+    def scored(image: scaling.Image) -> accuracy.Scores:
+        return accuracy.score(answers.truth, image, answers.border, with_y=answers.with_y)
+
+    return ImageAccuracy(
+        answers.name,
+        fp32=scored(answers.fp32),
+        int8=scored(answers.int8),
+        bicubic=scored(answers.bicubic),
+    )
+
+
+def _standard(engine: Engine, name: str, lr: Rgb, hr: Rgb) -> Answers:
     """Native size, uint8 output, a border of `rate` pixels cropped, RGB and Y."""
     rate = engine.scaling.rate
     size = (lr.shape[0] * rate, lr.shape[1] * rate)
-    truth = scaling.reference(engine.ops, hr)[: size[0], : size[1]]
     x = scaling.to_input(engine.ops, lr, engine.scaling)
-    int8 = engine.run_int8(x)
+    y = engine.run_int8(x)
 
-    def scored(image: Rgb) -> accuracy.Scores:
-        return accuracy.score(truth, image, rate, with_y=True)
+    def finished(answer: F32) -> Rgb:
+        return scaling.to_uint8(scaling.from_output(answer, size))
 
-    def finished(y: F32) -> Rgb:
-        return scaling.to_uint8(scaling.from_output(y, size))
-
-    result = ImageAccuracy(
+    return Answers(
         name,
-        fp32=scored(finished(engine.run_fp32(x))),
-        int8=scored(finished(int8)),
-        bicubic=scored(scaling.bicubic_upscale(engine.ops, lr, rate)),
+        x=x,
+        y=y,
+        truth=scaling.reference(engine.ops, hr)[: size[0], : size[1]],
+        fp32=finished(engine.run_fp32(x)),
+        int8=finished(y),
+        bicubic=scaling.bicubic_upscale(engine.ops, lr, rate),
+        border=rate,
+        with_y=True,
     )
-    return result, x, int8
 
 
-def _vendor(engine: Engine, name: str, lr: Rgb, hr: Rgb) -> tuple[ImageAccuracy, F32, F32]:
+def _vendor(engine: Engine, name: str, lr: Rgb, hr: Rgb) -> Answers:
     """LR stretched to the spec's size, truth resized to the output, unrounded, no crop, no Y."""
     rate, size = engine.scaling.rate, engine.main_size
-    target = (size[0] * rate, size[1] * rate)
-    truth = scaling.vendor_reference(engine.ops, hr, target)
     x = scaling.vendor_input(engine.ops, lr, size)
-    int8 = engine.run_int8(x)
-
-    def scored(image: scaling.Image) -> accuracy.Scores:
-        return accuracy.score(truth, image, 0, with_y=False)
-
+    y = engine.run_int8(x)
     stretched = scaling.to_uint8(scaling.from_output(x, size))
-    result = ImageAccuracy(
+    return Answers(
         name,
-        fp32=scored(scaling.vendor_output(engine.run_fp32(x))),
-        int8=scored(scaling.vendor_output(int8)),
-        bicubic=scored(bicubic.upscale(stretched, rate)),
+        x=x,
+        y=y,
+        truth=scaling.vendor_reference(engine.ops, hr, (size[0] * rate, size[1] * rate)),
+        fp32=scaling.vendor_output(engine.run_fp32(x)),
+        int8=scaling.vendor_output(y),
+        bicubic=bicubic.upscale(stretched, rate),
+        border=0,
+        with_y=False,
     )
-    return result, x, int8
 
 
 def check_main_library(engine: Engine, lr: Rgb) -> BitExactness:

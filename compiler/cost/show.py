@@ -12,7 +12,7 @@ from compiler.cost.model import Cost, Part, Schedule
 from compiler.progress import Reporter
 
 ASSUMED = "assumed"
-_WIDTH = 110  # characters
+_WIDTH = 132  # characters
 
 
 def show(cost: Cost, checked: Sequence[Check], reporter: Reporter) -> None:
