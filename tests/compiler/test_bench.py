@@ -1,0 +1,39 @@
+"""The benchmark's figures are consistent; no time is asserted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from compiler import bench
+from compiler.host import detect
+from compiler.kernels.measure import multiplications
+from compiler.library import build_library, load_library
+from tests.networks import bicubic_plusplus
+
+
+def test_multiplications_of_bicubic_plusplus() -> None:
+    """26.13 GMAC at 1080p and 3x, 17.17 at 2x, as published."""
+    for rate, gmacs in ((3, 26.13), (2, 17.17)):
+        total = sum(multiplications(bicubic_plusplus(rate), (1080, 1920)).values())
+        assert total / 1e9 == pytest.approx(gmacs, abs=0.005)
+
+
+def test_layers_and_peers_of_a_small_network(tmp_path: Path) -> None:
+    net, host, size = bicubic_plusplus(2), detect(threads=1), (16, 32)
+    parts, peaks = bench.layers(net, size, host, runs=1)
+    assert [p.name for p in parts] == [op.name for op in net.ops[:-1]]
+    assert all(p.median_ms > 0 for p in parts)
+    assert all(rate > 0 for rate in peaks.values())
+    path, x = tmp_path / "mod.so", bench.input_for(net, size)
+    build_library(net, size, host, path)
+    times = bench.measure(load_library(path, host), x, {"nothing": lambda: None}, runs=2)
+    assert set(times) == {"library", "nothing"}
+    assert bench.memory(path, host, x).beyond_io_bytes < 15_000_000
+
+
+def test_the_input_follows_the_kind_of_the_network() -> None:
+    net = bicubic_plusplus(2, input_kind="uint8")
+    assert bench.input_for(net, (8, 6)).shape == (1, 8, 6, 3)
+    assert bench.input_for(net, (8, 6)).dtype == "uint8"
