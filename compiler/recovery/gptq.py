@@ -6,8 +6,10 @@ ones for the bias:
 
     H = sum u_q u_q^T,  C = sum u_q u_f^T,  target W* = (W C^T + d W) (H + d I)^-1
 
-the weights that reproduce the float layer best from the quantized input; d, a small part of the
-mean of H's diagonal, draws what the samples leave open towards the float weights. W* is then
+the weights that reproduce the float layer best from the quantized input. d, a part of the mean of
+H's diagonal, acts like white noise on the input: smooth samples (enlarged photographs) leave the
+fine patterns almost unseen, and weights that are free there ruin sharp images. At 1e-4 such a
+calibration lost 0.4 dB that 0.01 to 0.1 keep; on sharp samples the choice costs nothing. W* is then
 rounded column by column, each error compensated by the columns still to come (B. Hassibi and
 D. Stork 1993; E. Frantar et al., "GPTQ", 2022: one Cholesky factor of H^-1, columns by falling
 diagonal), polished by coordinate descent over the integers, and the bias takes up what is left
@@ -32,7 +34,7 @@ from compiler.network import ConvChain, Network
 from compiler.quantize import RoundedWeights
 from compiler.recovery.samples import FloatValues, Samples
 
-DAMPING = 1e-4
+DAMPING = 0.02
 CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8)  # weight scales tried, as parts of the one that never clips
 _POLISH = 4  # sweeps of coordinate descent
 

@@ -18,6 +18,8 @@ from compiler.runner import Session
 
 PIXELS = 2**19  # of all images together
 TILE = 128
+_HARDER = 1  # one tile in so many has a harder companion
+_SMALLEST = 32  # pixels a side of a companion
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +34,8 @@ def sample(
 ) -> Samples:
     """Whole images while they are small, else square tiles at random places.
 
-    Each image gives at most pixels / len(photos) pixels, but one tile at least. The places depend
+    Each image gives at most pixels / len(photos) pixels, but one tile at least; `_harder` ones
+    come after all others. The places depend
     on the seed and the image's digest alone, the order on the digests alone.
 
     Args:
@@ -46,7 +49,22 @@ def sample(
         if key not in by_digest:
             rng = np.random.default_rng([seed, int(key[:16], 16)])
             by_digest[key] = list(_tiles(apply_ops(ops, image), budget, rng))
-    return Samples(tuple(tile for key in sorted(by_digest) for tile in by_digest[key]))
+    tiles = [tile for key in sorted(by_digest) for tile in by_digest[key]]
+    return Samples((*tiles, *_harder(tiles)))
+
+
+def _harder(tiles: Sequence[F32]) -> Iterator[F32]:
+    """Some tiles once more, every other pixel of them, stretched to the range that all span.
+
+    A few calibration photographs, enlarged to the network's size perhaps, have neither the contrast
+    nor the sharpness of what the network will meet, and what they do not show would be clipped.
+    """
+    low, high = min(t.min() for t in tiles), max(t.max() for t in tiles)
+    for tile in tiles[::_HARDER]:
+        sharp = tile[:, :, ::2, ::2]
+        dark, bright = sharp.min(), sharp.max()
+        if bright > dark and min(sharp.shape[2:]) >= _SMALLEST:
+            yield np.ascontiguousarray((sharp - dark) * ((high - low) / (bright - dark)) + low)
 
 
 def _tiles(x: F32, budget: int, rng: np.random.Generator) -> Iterator[F32]:

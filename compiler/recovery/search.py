@@ -25,6 +25,7 @@ from compiler.runner import Session
 
 _FACTORS = (2.0**0.25, 2.0**0.125)  # of a threshold, tried up and down, coarse first
 _SWEEPS = 2
+_BEYOND = 2.0
 Bounds = tuple[float, float]
 
 
@@ -90,7 +91,10 @@ def _moved(
     histograms: Mapping[str, Histogram],
     symmetric: bool,
 ) -> CalibrationTable:
-    """The table with one end of the named tensors' ranges times `factor`, within what was seen."""
+    """The table with one end of the named tensors' ranges times `factor`.
+
+    At most `_BEYOND` times what the histograms saw: the samples may show more than they did.
+    """
     tensors = dict(table.tensors)
     seen = max(abs(h) for n in names for h in (histograms[n].low, histograms[n].high))
     for name in names:
@@ -99,7 +103,7 @@ def _moved(
         bounds[end] = float(np.float32(bounds[end] * factor))
         if symmetric:
             bounds[0] = -bounds[1]
-        if max(-bounds[0], bounds[1]) <= max(seen, t.threshold):
+        if max(-bounds[0], bounds[1]) <= _BEYOND * seen:
             tensors[name] = calib_table.from_range(
                 histograms[name], bounds[0], bounds[1], t.method, symmetric
             )
