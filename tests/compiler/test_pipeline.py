@@ -147,6 +147,7 @@ def test_until_stops_before_the_bundle(tiny_folder: Path, stage: str) -> None:
 
 
 def test_calibration_images_are_not_verified_on(tiny_folder: Path, tmp_path: Path) -> None:
+    tiny_spec(tiny_folder)
     hr = tmp_path / "hr"
     shutil.copytree(tiny_folder / "hr", hr)
     lr = tmp_path / "lr"
