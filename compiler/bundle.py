@@ -94,8 +94,10 @@ def write(
     library: Path,
     texts: Mapping[str, str],
     provenance: Mapping[str, Any],
-) -> None:
+) -> dict[str, Any]:
     """Fills `folder` (a temporary name, see `store.atomic`) with the deterministic files.
+
+    Returns the manifest.
 
     Args:
         library: the compiled library of the spec's shape.
@@ -110,7 +112,7 @@ def write(
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
     _write_golden(folder / "golden", engine.net)
-    manifest = {
+    manifest: dict[str, Any] = {
         "format": FORMAT,
         "name": engine.spec.name,
         **provenance,
@@ -122,6 +124,7 @@ def write(
     (folder / MANIFEST).write_text(text, encoding="utf-8")
     seal = hashlib.sha256(text.encode()).hexdigest()
     (folder / SEAL).write_text(f"{seal}  {MANIFEST}\n", encoding="utf-8")
+    return manifest
 
 
 def write_measured(folder: Path, files: Mapping[str, str]) -> None:

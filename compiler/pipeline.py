@@ -32,6 +32,7 @@ from compiler import (
     latency,
     model,
     qdq,
+    report,
     runner,
     simplify,
     stats,
@@ -170,7 +171,7 @@ def run(
     for_vendor, doubts = vendor.texts(spec, engine.main_size)
     _warn(reporter, doubts)
     with clock("bundle"), store.atomic(folder) as temporary, store.storage(folder):
-        bundle.write(
+        manifest = bundle.write(
             temporary,
             engine,
             library=main_library,
@@ -190,7 +191,24 @@ def run(
                 "calibration": {"source": photos.source, "images": list(observed.digests)},
             },
         )
+        shown = report.Build(
+            engine=engine,
+            target=target,
+            floats=floats,
+            counts=counts,
+            observed=observed,
+            table=table,
+            photos=photos.photos,
+            ops=inputs.ops,
+            accuracy=result,
+            latency=speed,
+            peers={},
+            manifest=manifest,
+        )
+        with reporter.busy("writing the report"):
+            page = report.page(report.collect(shown))
         measured = {
+            "report.html": page,
             "latency.json": _latency_json(file, speed),
             "timing.json": _timing_json(clock),
         }

@@ -1,0 +1,139 @@
+"""Everything that the report shows, as one frozen value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from calib.images import ProcessOp
+from calib.qparams import F32
+from calib.table import CalibrationTable
+from compiler import bundle, cost
+from compiler.accuracy import Accuracy
+from compiler.calibrate import Observed
+from compiler.cost import Check, Cost
+from compiler.dataset import Photo
+from compiler.engine import Engine
+from compiler.floatnet import FloatNetwork
+from compiler.latency import Latency
+from compiler.recovery import samples
+from compiler.report import layers
+from compiler.report.layers import LayerRow, TensorRow, WeightRow
+from compiler.scaling import pad_tensor
+from compiler.spec import Spec
+from compiler.stats import NetworkStats
+from compiler.target import Target
+
+PROBE_PHOTOS, PROBE_TILES = 4, 8  # of the calibration images, for the noise of every layer
+
+
+@dataclass(frozen=True)
+class Build:
+    """What a finished build has to show, as its stages left it.
+
+    Attributes:
+        floats: the float network that was quantized, after equalization.
+        photos, ops: the calibration images and their pre-processing.
+        latency: of the library, and of the peers that were measured beside it.
+        manifest: of the bundle.
+    """
+
+    engine: Engine
+    target: Target
+    floats: FloatNetwork
+    counts: NetworkStats
+    observed: Observed
+    table: CalibrationTable
+    photos: Sequence[Photo]
+    ops: Sequence[ProcessOp]
+    accuracy: Accuracy
+    latency: Latency
+    peers: Mapping[str, Latency]
+    manifest: Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class ReportData:
+    """What the page shows.
+
+    Attributes:
+        probe: how many inputs the noise of the layers was measured on.
+        machine: the machine that latency was measured on.
+    """
+
+    spec: Spec
+    spec_yaml: str
+    accuracy: Accuracy
+    latency: Latency
+    peers: Mapping[str, Latency]
+    machine: Mapping[str, Any]
+    counts: NetworkStats
+    floats: FloatNetwork
+    layers: tuple[LayerRow, ...]
+    tensors: tuple[TensorRow, ...]
+    weights: tuple[WeightRow, ...]
+    probe: int
+    cost: Cost
+    checks: tuple[Check, ...]
+    manifest: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Name of the build."""
+        return self.spec.name
+
+    @property
+    def shape(self) -> str:
+        """The input's shape, 1x3x1080x1920."""
+        return "x".join(map(str, next(iter(self.spec.frontend.shape.values()))))
+
+
+def collect(build: Build) -> ReportData:
+    """Measures what is missing (the noise of every layer, the alternatives) and puts it together.
+
+    Costs a second or two: histograms are at hand, and the golden model runs on a few small tiles.
+    """
+    spec, floats, observed = build.engine.spec, build.floats, build.observed
+    histograms = observed.histograms
+    tiles = _tiles(build)
+    noise = layers.sqnr_db(floats, build.engine.net, tiles)
+    load = cost.workload(
+        floats,
+        build.engine.main_size,
+        input_kind=spec.backend.input.dtype,
+        output_kind=spec.backend.output.dtype,
+    )
+    return ReportData(
+        spec=spec,
+        spec_yaml=bundle.dump_spec(spec),
+        accuracy=build.accuracy,
+        latency=build.latency,
+        peers=build.peers,
+        machine=bundle.machine(),
+        counts=build.counts,
+        floats=floats,
+        layers=layers.layer_rows(floats, build.counts, build.table, histograms, noise),
+        tensors=layers.tensor_rows(
+            floats,
+            build.table,
+            histograms,
+            symmetric=build.target.symmetric,
+            calibrate_range=spec.backend.quantize.calibrate_range,
+        ),
+        weights=tuple(layers.weight_row(conv) for conv in floats.convs),
+        probe=len(tiles),
+        cost=cost.estimate(load, build.target.hardware, build.target.name),
+        checks=cost.checks(build.target.hardware),
+        manifest=build.manifest,
+    )
+
+
+def _tiles(build: Build) -> list[F32]:
+    chosen = samples.sample(
+        build.photos[:PROBE_PHOTOS],
+        build.ops,
+        seed=build.engine.spec.backend.quantize.seed,
+        pixels=PROBE_TILES * samples.TILE**2,
+    )
+    return [pad_tensor(tile, build.engine.scaling) for tile in chosen.tiles[: 2 * PROBE_TILES]]

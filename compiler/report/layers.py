@@ -1,0 +1,183 @@
+"""Per layer: ranges of activations and weights, what is clipped, and the noise of int8."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from calib import table as calib_table
+from calib.histogram import Histogram
+from calib.methods import METHODS, Mse, method
+from calib.qparams import F32, F64
+from calib.table import CalibrationTable, TensorCalibration
+from compiler import reference
+from compiler.floatnet import FloatConv, FloatNetwork
+from compiler.network import Network
+from compiler.recovery.samples import FloatValues
+from compiler.stats import NetworkStats
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One convolution.
+
+    Attributes:
+        calibration: of its output; None where the output stays float.
+        weight_low, weight_high: range of its float weights.
+        spread: largest over smallest of the channels' weight ranges; 1 is even.
+        sqnr_db: the int8 network's output of this layer against the float network's, signal over
+            error, with all errors of the layers before; None where nothing differs.
+        own_sqnr_db: of rounding this output alone, by its histogram.
+    """
+
+    name: str
+    output: tuple[int, int, int]
+    kernel: tuple[int, int]
+    params: int
+    macs: int
+    calibration: TensorCalibration | None
+    weight_low: float
+    weight_high: float
+    spread: float
+    sqnr_db: float | None
+    own_sqnr_db: float | None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The range that one calibration method takes for a tensor."""
+
+    method: str
+    low: float
+    high: float
+    clipped_fraction: float
+
+
+@dataclass(frozen=True, eq=False)
+class TensorRow:
+    """One rounding point: its values over all calibration images, and the ranges for them."""
+
+    name: str
+    histogram: Histogram
+    chosen: Choice
+    alternatives: tuple[Choice, ...]
+    sqnr_db: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class WeightRow:
+    """Smallest and largest float weight of every output channel of a convolution, [O] each."""
+
+    name: str
+    low: F32
+    high: F32
+
+
+def layer_rows(
+    floats: FloatNetwork,
+    counts: NetworkStats,
+    table: CalibrationTable,
+    histograms: Mapping[str, Histogram],
+    sqnr: Mapping[str, float | None],
+) -> tuple[LayerRow, ...]:
+    """One row a convolution, in network order."""
+    rows = []
+    for conv, count in zip(floats.convs, counts.layers, strict=True):
+        weights = weight_row(conv)
+        peaks = np.maximum(-weights.low, weights.high)
+        known = peaks[peaks > 0]
+        rounded = conv.output not in floats.float_tensors
+        rows.append(
+            LayerRow(
+                name=conv.name,
+                output=count.output,
+                kernel=count.kernel,
+                params=count.params,
+                macs=count.macs,
+                calibration=table[conv.output] if rounded else None,
+                weight_low=float(weights.low.min()),
+                weight_high=float(weights.high.max()),
+                spread=float(known.max() / known.min()) if known.size else 1.0,
+                sqnr_db=sqnr.get(conv.output),
+                own_sqnr_db=(
+                    own_sqnr_db(histograms[conv.output], table[conv.output]) if rounded else None
+                ),
+            )
+        )
+    return tuple(rows)
+
+
+def tensor_rows(
+    floats: FloatNetwork,
+    table: CalibrationTable,
+    histograms: Mapping[str, Histogram],
+    *,
+    symmetric: bool,
+    calibrate_range: float,
+) -> tuple[TensorRow, ...]:
+    """One row a rounding point, with the ranges that every method would have taken."""
+    return tuple(
+        TensorRow(
+            name,
+            histograms[name],
+            _choice(table[name]),
+            tuple(
+                _choice(
+                    calib_table.calibrate(histograms[name], method(m, calibrate_range), symmetric)
+                )
+                for m in METHODS
+            ),
+            own_sqnr_db(histograms[name], table[name]),
+        )
+        for name in floats.rounding_points
+    )
+
+
+def _choice(found: TensorCalibration) -> Choice:
+    return Choice(found.method, found.low, found.high, found.clipped_fraction)
+
+
+def weight_row(conv: FloatConv) -> WeightRow:
+    """The weight ranges of one convolution."""
+    flat = conv.weight.reshape(len(conv.weight), -1)
+    return WeightRow(conv.name, flat.min(axis=1), flat.max(axis=1))
+
+
+def own_sqnr_db(hist: Histogram, found: TensorCalibration) -> float | None:
+    """Signal over the error of rounding and clipping one tensor, from its histogram."""
+    if hist.limit == 0 or hist.total == 0:
+        return None
+    centres = hist.edges[:-1] + hist.width / 2
+    signal = float(hist.counts @ centres**2) / hist.total
+    return _db(signal, Mse.error(hist, found.qparams))
+
+
+def sqnr_db(floats: FloatNetwork, net: Network, tiles: Sequence[F32]) -> dict[str, float | None]:
+    """Signal over error of every int8 and output tensor of a convolution, over some inputs.
+
+    Args:
+        tiles: float32 [1, C, h, w] each, of sizes that fit the network.
+    """
+    names = [conv.output for conv in net.convs]
+    values = FloatValues(floats, names)
+    signal, error = (dict.fromkeys(names, 0.0) for _ in (0, 1))
+    for tile in tiles:
+        exact = values.of(tile)
+        for name, raw in reference.trace(net, tile):
+            if name in exact:
+                wanted = exact[name].astype(np.float64)
+                signal[name] += float(np.square(wanted).sum())
+                error[name] += float(np.square(_real(net, name, raw) - wanted).sum())
+    return {name: _db(signal[name], error[name]) for name in names}
+
+
+def _real(net: Network, name: str, raw: reference.Array) -> F64:
+    tensor = net.tensors[name]
+    values: F64 = raw.astype(np.float64)
+    return (values - tensor.q.zero_point) * tensor.q.scale if tensor.kind == "int8" else values
+
+
+def _db(signal: float, error: float) -> float | None:
+    return float(10 * np.log10(signal / error)) if signal > 0 and error > 0 else None

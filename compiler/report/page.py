@@ -1,0 +1,105 @@
+"""The report as one HTML file: no network, no fonts, no frameworks."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from compiler import svg
+from compiler.cost import show
+from compiler.cost.roofline import roofline
+from compiler.crops import Crop
+from compiler.metrics import psnr_db
+from compiler.report import graph, plots
+from compiler.report.data import ReportData
+from compiler.scaling import Rgb
+
+TEMPLATES = Path(__file__).parent / "templates"
+_DASH, _MINUS = "\u2013", "\u2212"
+_LOSSLESS = [cv2.IMWRITE_WEBP_QUALITY, 101]  # above 100: exact pixels
+
+
+def page(data: ReportData) -> str:
+    """The whole page; the same data gives the same text."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["db"] = lambda v, digits=2: _number(v, digits)
+    environment.filters["grouped"] = lambda v: f"{v:,}"
+    accuracy = data.accuracy.to_json()
+    gate = data.spec.verify.gate
+    return environment.get_template("report.html").render(
+        data=data,
+        accuracy=accuracy,
+        gate=gate,
+        metrics=_METRICS,
+        style=Markup(svg.MARKS + (TEMPLATES / "style.css").read_text("utf-8")),
+        script=Markup((TEMPLATES / "script.js").read_text("utf-8")),
+        crops=Markup(_script_json([_crop(c) for c in data.accuracy.crops])),
+        drops=Markup(plots.drops(data.accuracy, gate.psnr_drop_db)),
+        histograms=[Markup(plots.histogram(t)) for t in data.tensors],
+        weights=[Markup(plots.weights(w)) for w in data.weights],
+        method_kind=plots.method_kind,
+        latencies=Markup(plots.latencies(data.latency, data.peers)),
+        roofline=Markup(roofline(data.cost)),
+        verdicts=show.verdicts(data.cost),
+        notes=(
+            *show.notes(data.cost),
+            *(show.impossible(c) for c in data.checks if not c.possible),
+        ),
+        graph=Markup(graph.graph(data.floats)),
+        manifest=json.dumps(data.manifest, indent=2),
+    )
+
+
+_METRICS = (  # title, attribute, digits
+    ("PSNR RGB", "psnr_rgb_db", 3),
+    ("PSNR Y", "psnr_y_db", 3),
+    ("SSIM RGB", "ssim_rgb", 4),
+    ("SSIM Y", "ssim_y", 4),
+)
+
+
+def _number(value: float | None, digits: int) -> str:
+    """A number for a table; a dash where nothing was measured, a true minus sign."""
+    return _DASH if value is None else f"{value:.{digits}f}".replace("-", _MINUS)
+
+
+def _crop(crop: Crop) -> dict[str, Any]:
+    """What the script needs of a crop: caption figures and pixels."""
+    images = {"fp32": crop.fp32, "int8": crop.int8, "bicubic": crop.bicubic}
+    return {
+        "image": crop.image,
+        "place": f"row {crop.top}, column {crop.left}",
+        "difference": round(crop.difference, 3),
+        "psnr": {n: _finite(psnr_db(crop.truth, image, 0)) for n, image in images.items()},
+        "pixels": {n: _uri(image) for n, image in (images | {"truth": crop.truth}).items()},
+    }
+
+
+def _finite(value: float) -> float | None:
+    return round(value, 2) if np.isfinite(value) else None
+
+
+def _uri(image: Rgb) -> str:
+    """The exact pixels as a data URI."""
+    bgr = image[..., ::-1] if image.shape[2] == 3 else image[..., :1].repeat(3, axis=2)
+    encoded = cv2.imencode(".webp", np.ascontiguousarray(bgr), _LOSSLESS)[1]
+    return "data:image/webp;base64," + base64.b64encode(encoded.tobytes()).decode("ascii")
+
+
+def _script_json(value: Sequence[Any]) -> str:
+    """JSON that cannot end the script element it stands in."""
+    return json.dumps(value).replace("<", "\\u003c")
