@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 
 from calib.errors import DataError
 from compiler.progress import silent
-from compiler.sweep import Grid, Variant, show
+from compiler.sweep import Grid, Variant, show, sweep
+from tests.compiler.conftest import tiny_spec
 
 
 def test_a_grid_is_every_combination_in_order():
@@ -31,3 +33,12 @@ def test_failures_and_all_zero_drops_can_be_shown():
     variants = [Variant(("a=1",), 0.0, 0.0), Variant(("a=2",), failure="no such method")]
     assert math.isnan(variants[1].psnr_drop_db)
     show(silent(), variants)
+
+
+def test_variants_are_ranked_and_failures_come_last(tiny_folder: Path):
+    grid = Grid.parse(["calibrate_mode=nonsense,max", "equalize=true,false"])
+    found = sweep(tiny_spec(tiny_folder), (), grid, 2, silent())
+    assert [bool(v.failure) for v in found] == [False, False, True, True]
+    drops = [v.psnr_drop_db for v in found[:2]]
+    assert drops == sorted(drops)
+    assert "nonsense" in found[-1].failure
