@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -41,6 +41,7 @@ def same(a: Range, b: Range) -> bool:
     return np.array_equal(a.min, b.min) and np.array_equal(a.max, b.max)
 
 
+@settings(deadline=None)
 @given(activations, activations, activations)
 def test_merging_ranges_is_associative_and_commutative(a, b, c):
     ra, rb, rc = Range.of(a), Range.of(b), Range.of(c)
@@ -57,6 +58,7 @@ def test_range_is_per_channel():
     assert seen.scaled(np.array([2, 0.5], np.float32)).max.tolist() == [2, 2.5]
 
 
+@settings(deadline=None)
 @given(batches, st.randoms())
 def test_histogram_is_independent_of_order_and_split(batch, random):
     seen = range_of(batch)
@@ -70,6 +72,7 @@ def test_histogram_is_independent_of_order_and_split(batch, random):
     assert whole.total == sum(x.size for x in batch)
 
 
+@settings(deadline=None)
 @given(batches)
 def test_folding_is_the_histogram_of_magnitudes(batch):
     seen = range_of(batch)

@@ -69,6 +69,7 @@ def test_max_is_exact():
     assert Max().range(histogram([0.2, 0.4]), False) == (0, np.float32(0.4))
 
 
+@settings(deadline=None)
 @given(x=values, p=st.floats(0.6, 1))
 def test_percentile_clips_no_more_than_it_says(x, p):
     hist = histogram(x)
