@@ -19,6 +19,7 @@ HOMES = {
 # A module may import those before it in this list (and, lazily inside a function, any).
 CALIB_ORDER = ["errors", "qparams", "histogram", "methods", "table"]
 COMPILER_ORDER = [
+    "svg",
     "errors",
     "progress",
     "yaml_source",
@@ -42,6 +43,7 @@ COMPILER_ORDER = [
     "store",
     "metrics",
     "scaling",
+    "crops",
     "accuracy",
     "data",
     "dataset",

@@ -6,7 +6,8 @@ from compiler import svg
 from compiler.cost.model import Cost, Part
 from compiler.svg import Axis
 
-WIDTH, HEIGHT = 640, 360
+WIDTH, HEIGHT = 520, 340
+_LABELS = 8  # more would cover one another
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 16, 44, 46
 
 
@@ -33,15 +34,26 @@ def roofline(cost: Cost) -> str:
         svg.axes(x, y, "multiply-accumulates a byte", "MAC/s, one die"),
         svg.polyline(roof, "axis curve"),
         svg.text(x.end, y(peak) - 8, f"{tmacs:g} TMAC/s", "end"),
-        svg.text(x.start + 8, y.end + 8, f"memory {gbs:g} GB/s{assumed}"),
+        _beside_the_slope(x, y, cost, f"memory {gbs:g} GB/s{assumed}"),
         *(_spot(p, x, y, "ring a", cost, "layer by layer") for p in layers),
         *(_spot(p, x, y, "dot-b", cost, "fused") for p in fused),
-        svg.circle(_LEFT + 130, 12, 5, "ring a"),
-        svg.text(_LEFT + 142, 16, "layer by layer"),
-        svg.circle(_LEFT + 250, 12, 5, "dot-b"),
-        svg.text(_LEFT + 262, 16, "fused"),
+        *(_label(p, x, y) for p in (layers if len(layers) <= _LABELS else [])),
+        svg.circle(WIDTH - 220, 12, 5, "ring a"),
+        svg.text(WIDTH - 208, 16, "layer by layer"),
+        svg.circle(WIDTH - 90, 12, 5, "dot-b"),
+        svg.text(WIDTH - 78, 16, "fused"),
     ]
     return svg.figure(WIDTH, HEIGHT, parts, f"Roofline of one die of {cost.target}: {cost.name}")
+
+
+def _beside_the_slope(x: Axis, y: Axis, cost: Cost, words: str) -> str:
+    """The bandwidth's name, left of the slope where it is high."""
+    at = cost.die.ridge / 3
+    return svg.text(x(at) - 12, y(at * cost.die.bytes_per_s), words, "end")
+
+
+def _label(part: Part, x: Axis, y: Axis) -> str:
+    return svg.text(x(part.intensity) + 10, y(_rate(part)) + 14, part.name, kind="soft")
 
 
 def _rate(part: Part) -> float:

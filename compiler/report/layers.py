@@ -57,7 +57,11 @@ class Choice:
 
 @dataclass(frozen=True, eq=False)
 class TensorRow:
-    """One rounding point: its values over all calibration images, and the ranges for them."""
+    """One rounding point: its values over all calibration images, and the ranges for them.
+
+    Attributes:
+        sqnr_db: signal over the error of rounding and clipping this tensor alone.
+    """
 
     name: str
     histogram: Histogram

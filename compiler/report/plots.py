@@ -14,9 +14,9 @@ from compiler.metrics import bootstrap_ci95
 from compiler.report.layers import Choice, TensorRow, WeightRow
 from compiler.svg import Axis
 
-WIDTH = 640
-_LEFT, _RIGHT = 56, 16
-_BARS = 240  # bars of a histogram
+WIDTH = 460
+_LEFT, _RIGHT = 50, 30
+_BARS = 200  # bars of a histogram
 _COLOURS: Mapping[str, str] = {"max": "d", "percentile": "c", "kl_divergence": "b", "mse": "a"}
 
 
@@ -54,7 +54,7 @@ def drops(accuracy: Accuracy, gate_db: float | None) -> str:
 def _x_axis(x: Axis, height: int, label: str) -> list[str]:
     bottom = height - 46
     parts = [svg.line((x.start, bottom), (x.end, bottom), "axis")]
-    for value in x.ticks(6):
+    for value in x.ticks(5):
         parts.append(svg.line((x(value), bottom), (x(value), bottom + 5), "axis"))
         parts.append(svg.text(x(value), bottom + 18, svg.short(value), "middle", "soft"))
     return [*parts, svg.text((x.start + x.end) / 2, bottom + 38, label, "middle", "soft")]
@@ -62,12 +62,12 @@ def _x_axis(x: Axis, height: int, label: str) -> list[str]:
 
 def histogram(row: TensorRow) -> str:
     """Counts over values, logarithmic, with the chosen range and what the methods would take."""
-    hist, height = row.histogram, 250
+    hist, height = row.histogram, 220
     ends = [row.chosen, *row.alternatives]
-    low = min(hist.low, 0.0) if hist.low < 0 else 0.0
-    high = max(hist.high, *(c.high for c in ends if low == 0), 0.0)
-    if low == high:
+    if hist.limit == 0:
         return svg.figure(WIDTH, 40, [svg.text(10, 24, "all values are zero")], row.name)
+    low = min(hist.low, 0.0)
+    high = max(hist.high, *(c.high for c in ends if low == 0), 0.0)
     margin = 0.02 * (high - low)
     x = Axis(low - margin, high + margin, _LEFT, WIDTH - _RIGHT)
     half = len(hist.counts) // 2
@@ -75,8 +75,8 @@ def histogram(row: TensorRow) -> str:
     first = int(np.floor(low / hist.width)) + half
     cut = hist.counts[max(first, 0) :]
     sums = np.add.reduceat(cut, np.arange(0, len(cut), group))
-    y = Axis(0.8, max(float(sums.max()), 2.0) * 1.5, height - 46, 56, log=True)
-    parts = [svg.axes(x, y, "value", "values in a bin", y_ticks=4)]
+    y = Axis(0.8, max(float(sums.max()), 2.0) * 1.5, height - 46, 34, log=True)
+    parts = [svg.axes(x, y, "value", "", y_ticks=4)]
     start = (max(first, 0) - half) * hist.width
     parts.append(svg.path(_skyline(sums, start, group * hist.width, x, y), "area outline"))
     for choice in row.alternatives:
@@ -101,8 +101,8 @@ def _range(choice: Choice, x: Axis, y: Axis, kind: str, tag: str = "") -> list[s
     parts = []
     for end in (choice.low, choice.high):
         if end and x.low <= end <= x.high:
-            parts.append(svg.line((x(end), y.start), (x(end), y.end - (22 if tag else 0)), kind))
-            parts.append(svg.text(x(end), y.end - 26, tag, "middle"))
+            parts.append(svg.line((x(end), y.start), (x(end), y.end - (12 if tag else 0)), kind))
+            parts.append(svg.text(x(end), y.end - 17, tag, "middle"))
     return parts if tag else parts[::2]
 
 
@@ -146,14 +146,14 @@ def weights(row: WeightRow) -> str:
 def latencies(library: Latency, peers: Mapping[str, Latency]) -> str:
     """Median latency as bars, 10th to 90th percentile as whiskers; shorter is better."""
     rows: Sequence[tuple[str, Latency]] = [("this library", library), *peers.items()]
-    height = 30 + 34 * len(rows) + 20
-    x = Axis(0, 1.1 * max(t.p90_ms for _, t in rows), 150, WIDTH - 90)
+    height = 34 * len(rows) + 16
+    x = Axis(0, max(t.p90_ms for _, t in rows), 136, WIDTH - 96)
     parts = []
     for i, (name, t) in enumerate(rows):
-        top = 14 + 34 * i
+        top = 8 + 34 * i
         kind = "bar" if i == 0 else "bar soft-bar"
         parts += [
-            svg.text(142, top + 15, name, "end"),
+            svg.text(128, top + 15, name, "end"),
             svg.rect(x(0), top, x(t.median_ms) - x(0), 22, kind, radius=3),
             svg.line((x(t.p10_ms), top + 11), (x(t.p90_ms), top + 11), "whisker"),
             svg.text(x(t.p90_ms) + 8, top + 15, f"{t.median_ms:.1f} ms"),
