@@ -64,8 +64,10 @@ def worst(crops: tuple[Crop, ...], answers: Answers) -> tuple[Crop, ...]:
 def _of_image(answers: Answers) -> list[Crop]:
     """Its worst places, which do not overlap; none where nothing differs."""
     shown = [_shown(a) for a in (answers.truth, answers.fp32, answers.int8, answers.bicubic)]
-    gap = shown[1].astype(np.float32) - shown[2].astype(np.float32)
-    squares = np.square(gap).mean(axis=2)
+    gap = cv2.absdiff(shown[1], shown[2]).reshape(shown[1].shape)
+    squares = np.zeros(gap.shape[:2], np.float32)
+    for channel in np.moveaxis(gap, 2, 0):  # one at a time: a frame in float32 is large
+        squares += np.square(channel, dtype=np.float32) / np.float32(len(gap[0, 0]))
     height, width = (min(SIDE, side) for side in squares.shape)
     crops = []
     for _ in range(_OF_AN_IMAGE):

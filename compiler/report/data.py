@@ -25,7 +25,7 @@ from compiler.spec import Spec
 from compiler.stats import NetworkStats
 from compiler.target import Target
 
-PROBE_PHOTOS, PROBE_TILES = 4, 8  # of the calibration images, for the noise of every layer
+PROBE = 4  # calibration images that give a tile each, for the noise of every layer
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,11 @@ class ReportData:
         return self.spec.name
 
     @property
+    def colours(self) -> str:
+        """What scores are taken over: RGB, or the one channel of a grey network."""
+        return "RGB" if self.floats.channels[self.floats.output] == 3 else "grey"
+
+    @property
     def shape(self) -> str:
         """The input's shape, 1x3x1080x1920."""
         return "x".join(map(str, next(iter(self.spec.frontend.shape.values()))))
@@ -131,9 +136,9 @@ def collect(build: Build) -> ReportData:
 
 def _tiles(build: Build) -> list[F32]:
     chosen = samples.sample(
-        build.photos[:PROBE_PHOTOS],
+        build.photos[:PROBE],
         build.ops,
         seed=build.engine.spec.backend.quantize.seed,
-        pixels=PROBE_TILES * samples.TILE**2,
+        pixels=PROBE * samples.TILE**2,
     )
-    return [pad_tensor(tile, build.engine.scaling) for tile in chosen.tiles[: 2 * PROBE_TILES]]
+    return [pad_tensor(tile, build.engine.scaling) for tile in chosen.tiles[:PROBE]]

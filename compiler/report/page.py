@@ -44,7 +44,7 @@ def page(data: ReportData) -> str:
         data=data,
         accuracy=accuracy,
         gate=gate,
-        metrics=_METRICS,
+        metrics=_metrics(data),
         style=Markup(svg.MARKS + (TEMPLATES / "style.css").read_text("utf-8")),
         script=Markup((TEMPLATES / "script.js").read_text("utf-8")),
         crops=Markup(_script_json([_crop(c) for c in data.accuracy.crops])),
@@ -64,12 +64,15 @@ def page(data: ReportData) -> str:
     )
 
 
-_METRICS = (  # title, attribute, digits
-    ("PSNR RGB", "psnr_rgb_db", 3),
-    ("PSNR Y", "psnr_y_db", 3),
-    ("SSIM RGB", "ssim_rgb", 4),
-    ("SSIM Y", "ssim_y", 4),
-)
+def _metrics(data: ReportData) -> tuple[tuple[str, str, int], ...]:
+    """Title, attribute of `Scores` and digits of each metric that was measured."""
+    known = (
+        (f"PSNR {data.colours}", "psnr_rgb_db", 3),
+        ("PSNR Y", "psnr_y_db", 3),
+        (f"SSIM {data.colours}", "ssim_rgb", 4),
+        ("SSIM Y", "ssim_y", 4),
+    )
+    return tuple(m for m in known if data.accuracy.mean("fp32", m[1]) is not None)
 
 
 def _number(value: float | None, digits: int) -> str:

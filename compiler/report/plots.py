@@ -28,9 +28,9 @@ def drops(accuracy: Accuracy, gate_db: float | None) -> str:
     low, high = bootstrap_ci95(values, accuracy.seed)
     marks = [*values, 0.0, *([gate_db] if gate_db is not None else [])]
     margin = 0.05 * (max(marks) - min(marks) or 1)
-    height = 190
+    height = 200
     x = Axis(min(marks) - margin, max(marks) + margin, _LEFT, WIDTH - _RIGHT)
-    y = Axis(0, 1, height - 46, 34)
+    y = Axis(0, 1, height - 46, 44)
     ranks = np.argsort(np.argsort(values))
     parts = [
         svg.rect(x(low), y(1), x(high) - x(low), y(0) - y(1), "area"),
@@ -45,8 +45,8 @@ def drops(accuracy: Accuracy, gate_db: float | None) -> str:
     ]
     if gate_db is not None:
         parts += [
-            svg.line((x(gate_db), y(0)), (x(gate_db), y(1)), "b curve dash"),
-            svg.text(x(gate_db), y(1) - 8, f"gate {gate_db:g}", "end"),
+            svg.line((x(gate_db), y(0)), (x(gate_db), y(1) - 18), "b curve dash"),
+            svg.text(x(gate_db), y(1) - 24, f"gate {gate_db:g}", "middle"),
         ]
     return svg.figure(WIDTH, height, parts, f"PSNR drop of {len(values)} images, mean {mean:.3f}")
 
