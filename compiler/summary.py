@@ -78,6 +78,7 @@ def show_build(reporter: Reporter, spec: Spec, result: Result) -> None:
     if result.bundle is not None:
         spent = ", ".join(f"{name} {s:.1f} s" for name, s in result.seconds.items())
         reporter.stage(f"bundle {result.bundle}  ({spent})")
+        reporter.detail(f"open {result.bundle / 'measured' / 'report.html'} in a browser")
 
 
 def _layers(counts: NetworkStats) -> Table:

@@ -61,6 +61,8 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
     what_if = [item for item in args.set if item.startswith(_HARDWARE)]
     rest = tuple(item for item in args.set if item not in what_if)
     bundle = args.path if args.path.is_dir() else None
+    if bundle:
+        _check(bundle)
     file = spec.load(args.path / "spec.yaml" if bundle else args.path, rest)
     built_for = target.load(file)
     hardware = with_figures(built_for.hardware, what_if)
@@ -127,12 +129,17 @@ def _number(raw: str) -> float | None:
     return float(value) if good else None
 
 
+def _check(path: Path) -> None:
+    from compiler import bundle
+
+    bundle.check(path)
+
+
 def _from_bundle(path: Path) -> FloatNetwork:
     import onnx
 
-    from compiler import bundle, fusion
+    from compiler import fusion
 
-    bundle.check(path)
     return fusion.fuse(onnx.load(path / "fp32.onnx"))
 
 

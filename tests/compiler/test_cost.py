@@ -21,7 +21,7 @@ from compiler.cost.model import Cost, estimate
 from compiler.cost.roofline import roofline
 from compiler.cost.show import notes, verdicts
 from compiler.cost.workload import Layers, Workload, workload
-from compiler.errors import SpecError
+from compiler.errors import BundleError, SpecError
 from compiler.progress import silent
 from compiler.target import Figure, Target
 from tests import graphs
@@ -211,6 +211,11 @@ def test_the_command_on_a_bundle_and_on_its_spec(
     from_spec = json.loads(out.read_text())
     assert from_spec["layer_by_layer"]["ms"] == data["layer_by_layer"]["ms"]
     assert len(data["checks"]) == 3
+
+
+def test_what_is_no_bundle_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BundleError):
+        run(parser().parse_args([str(tmp_path)]), silent())
 
 
 def test_the_command_prints_and_draws(tiny_build: pipeline.Result, tmp_path: Path) -> None:
