@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from calib.errors import DataError
 from calib.images import list_images, read_image, read_npz
-from compiler.data import Sample
+from compiler.data import Pair
 from compiler.data import samples as shipped_samples
 from compiler.spec import Dataset
 from compiler.store import file_sha256
@@ -23,7 +23,7 @@ class Photo:
     """One image [H, W, 3] that is read when it is needed; `name` is unique in its set."""
 
     name: str
-    source: Path | Sample
+    source: Path | Pair  # of a pair, its LR image
 
     def read(self) -> Rgb:
         """The pixels, RGB.
@@ -31,13 +31,15 @@ class Photo:
         Raises:
             ImageError: missing, truncated, or not an image.
         """
-        if not isinstance(self.source, Path):
-            return self.source.read()
+        if isinstance(self.source, Pair):
+            return self.source.read_lr()
         return (read_npz if self.source.suffix.lower() == ".npz" else read_image)(self.source)
 
-    def file_sha256(self) -> str:
-        """Digest of the file, without decoding it."""
-        return file_sha256(self.source if isinstance(self.source, Path) else self.source.path)
+    def identity(self) -> tuple[str, int]:
+        """Digest of the file, without decoding it, and by how much it is reduced."""
+        if isinstance(self.source, Pair):
+            return file_sha256(self.source.hr), self.source.rate
+        return file_sha256(self.source), 1
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,12 @@ class PhotoSet:
     warnings: tuple[str, ...] = ()
 
 
-def calibration_set(dataset: Dataset) -> PhotoSet:
+def calibration_set(dataset: Dataset, rate: int) -> PhotoSet:
     """The first `get_data_num` files of `path` in name order, or the sample photographs.
 
+    Args:
+        rate: scale of the network. The samples are reduced by it: a network that is calibrated on
+            photographs smoother than the LR images it will meet loses their detail.
     Raises:
         DataError: the folder is absent (and no fallback is named) or has no such image.
     """
@@ -67,7 +72,8 @@ def calibration_set(dataset: Dataset) -> PhotoSet:
             where="dataset",
             fix="name a folder of images, or write `fallback: samples`",
         )
-    photos = tuple(Photo(s.name, s) for s in shipped_samples("calibration")[:wanted])
+    samples = shipped_samples("calibration")[:wanted]
+    photos = tuple(Photo(s.name, Pair(Path(s.name).stem, s.path, None, rate)) for s in samples)
     where = f"{folder} is absent" if folder else "no path is given"
     loud = f"calibrating on {len(photos)} SAMPLE photographs of scikit-image: {where}"
     return PhotoSet(photos, "samples", (loud, *_too_few(len(photos), wanted)))

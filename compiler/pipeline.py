@@ -34,6 +34,7 @@ from compiler import (
     qdq,
     report,
     runner,
+    scaling,
     simplify,
     stats,
     store,
@@ -121,7 +122,7 @@ def run(
         return Result(counts, seconds=clock.seconds)
 
     with clock("calibrate"):
-        photos = _photos(file)
+        photos = _photos(file, scaling.scaling(floats).rate)
         _warn(reporter, photos.warnings)
         reporter.stage(f"calibrate  {len(photos.photos)} images of {photos.source}")
         wish = spec.backend.quantize
@@ -289,7 +290,7 @@ def _require_operators(fp32: onnx.ModelProto, target: Target) -> None:
             )
 
 
-def _photos(file: SpecFile) -> PhotoSet:
+def _photos(file: SpecFile, rate: int) -> PhotoSet:
     if file.spec.dataset is None:
         raise SpecError(
             "int8 needs calibration images, and the spec has no `dataset:`",
@@ -297,7 +298,7 @@ def _photos(file: SpecFile) -> PhotoSet:
             where=str(file.path),
             key="dataset",
         )
-    return dataset.calibration_set(file.spec.dataset)
+    return dataset.calibration_set(file.spec.dataset, rate)
 
 
 @dataclass(frozen=True)
@@ -328,7 +329,7 @@ class _Inputs:
             stage,
             qdq.write_float(floats).SerializeToString(deterministic=True),
             [op.model_dump(mode="json") for op in self.ops],
-            [photo.file_sha256() for photo in self.photos.photos],
+            [photo.identity() for photo in self.photos.photos],
             bundle.versions(),
             *parts,
         )

@@ -84,7 +84,7 @@ def _is_current(built: Bundle, file: SpecFile) -> bool:
         and built.manifest["model"]["sha256"] == store.file_sha256(checkpoint)
         and file.spec.dataset is not None
         and built.manifest["calibration"]["source"]
-        == dataset.calibration_set(file.spec.dataset).source
+        == dataset.calibration_set(file.spec.dataset, built.engine.scaling.rate).source
     )
 
 

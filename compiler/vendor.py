@@ -203,12 +203,29 @@ def _written(op: ProcessOp) -> dict[str, Any]:
     return values
 
 
+def fixed_size(spec: Spec) -> Spec:
+    """The spec with a Resize to its shape, where its steps leave sizes as they are.
+
+    The vendor's compiler builds and calibrates for one size; ours takes images as they come.
+    """
+    data = spec.dataset
+    if data is None or any(isinstance(op, Resize | CenterCrop | Pad) for op in data.process_ops):
+        return spec
+    (shape,) = spec.frontend.shape.values()
+    decoding = sum(isinstance(op, DecodeImage) for op in data.process_ops[:1])
+    ops = list(data.process_ops)
+    ops.insert(decoding, Resize(size=(shape[2], shape[3])))
+    resized = data.model_copy(update={"process_ops": ops})
+    return spec.model_copy(update={"dataset": resized})
+
+
 def texts(spec: Spec, size: Size) -> tuple[dict[str, str], tuple[str, ...]]:
     """What every bundle holds: the vendor spec, and the operator where it has a counterpart.
 
     Returns:
         File name to content; and warnings.
     """
+    spec = fixed_size(spec)
     data = spec.dataset
     count = data.sampler.get_data_num if data else 0
     written = {SPEC: vendor_spec(spec, "fp32.onnx", None, count)}
@@ -223,17 +240,20 @@ def _json(params: dict[str, Any]) -> str:
     return json.dumps(params, indent=2) + "\n"
 
 
-def export(folder: Path, spec: Spec, fp32: bytes, size: Size, reporter: Reporter) -> None:
+def export(
+    folder: Path, spec: Spec, fp32: bytes, size: Size, rate: int, reporter: Reporter
+) -> None:
     """Fills `folder` with everything that the vendor's compiler and runner need.
 
     Raises:
         ProcessOpError: the vendor's operators have no counterpart for the pre-processing.
         DataError: the calibration images are absent.
     """
+    spec = fixed_size(spec)
     data = spec.dataset
     assert data is not None
     params = vdsp_params(data.process_ops, size)
-    photos = dataset.calibration_set(data).photos
+    photos = dataset.calibration_set(data, rate).photos
     (folder / "npz").mkdir(parents=True)
     names = []
     for photo in reporter.track(photos, "calibration images"):
@@ -285,7 +305,9 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
         )
     with store.atomic(args.out) as temporary:
         fp32 = (args.bundle / "fp32.onnx").read_bytes()
-        export(temporary, built.spec, fp32, built.engine.main_size, reporter)
+        export(
+            temporary, built.spec, fp32, built.engine.main_size, built.engine.scaling.rate, reporter
+        )
     reporter.stage(f"written to {args.out}: {SPEC}, {PARAMS}, {DATALIST}, images, npz, fp32.onnx")
     return 0
 

@@ -123,7 +123,7 @@ def test_export(tiny_folder: Path, tmp_path: Path) -> None:
     )
     loaded = spec.load(path).spec
     out = tmp_path / "out"
-    vendor.export(out, loaded, b"onnx", SIZE, silent())
+    vendor.export(out, loaded, b"onnx", SIZE, 2, silent())
     names = (out / vendor.DATALIST).read_text().split()
     assert names == ["npz/0.npz", "npz/1.npz", "npz/2.npz"]
     for name in names:
@@ -139,4 +139,4 @@ def test_export(tiny_folder: Path, tmp_path: Path) -> None:
 def test_export_needs_the_images(tmp_path: Path) -> None:
     loaded = spec.load(tiny_spec(tmp_path, dataset__path=str(tmp_path / "absent"))).spec
     with pytest.raises(DataError):
-        vendor.export(tmp_path / "out", loaded, b"", SIZE, silent())
+        vendor.export(tmp_path / "out", loaded, b"", SIZE, 2, silent())
