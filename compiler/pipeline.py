@@ -180,7 +180,7 @@ def run(
                 "network.json": json.dumps(counts.to_json(), indent=2) + "\n",
                 "calibration.json": table.to_json(),
                 "equalization.json": equalize.to_json(chosen_scales),
-                "accuracy.json": json.dumps(result.to_json(), indent=2) + "\n",
+                "accuracy.json": _accuracy_json(result, photos),
                 "accuracy.csv": result.to_csv(),
                 **for_vendor,
             },
@@ -407,6 +407,12 @@ def _latency(engine: Engine) -> Latency:
         x = np.rint(x[0].transpose(1, 2, 0)[None] * 255).astype(np.uint8)
     run_library = engine.library(net, size)
     return latency.measure({"library": lambda: run_library(x)}, BENCH_RUNS)["library"]
+
+
+def _accuracy_json(result: Accuracy, photos: PhotoSet) -> str:
+    """The figures, and beside them what the build was calibrated on."""
+    calibration = {"source": photos.source, "images": len(photos.photos)}
+    return json.dumps(result.to_json() | {"calibration": calibration}, indent=2) + "\n"
 
 
 def _latency_json(file: SpecFile, speed: Latency) -> str:
