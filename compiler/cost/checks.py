@@ -79,7 +79,7 @@ def checks(hardware: Mapping[str, Figure]) -> tuple[Check, ...]:
     reduced, full = (estimate(net, hardware, "") for net in (rcan_vendor(), rcan()))
     return (
         _check("ResNet-50, batch 8", "He et al. 2016", 3231, resnet),
-        _check("RCAN of the zoo", "vendor's zoo, reduced", 21.6, reduced),
+        _check("RCAN of the vendor's zoo", "the zoo's description", 21.6, reduced),
         _check("RCAN of the paper", "Zhang et al. 2018", 21.6, full),
     )
 

@@ -29,7 +29,7 @@ def show(cost: Cost, checked: Sequence[Check], reporter: Reporter) -> None:
     for line in verdicts(cost):
         reporter.detail(line)
     reporter.console.print(_checks(checked))
-    for line in (*notes(cost), *(impossible(c) for c in checked if not c.possible)):
+    for line in (*notes(cost), *check_notes(checked)):
         reporter.detail(line)
 
 
@@ -61,11 +61,17 @@ def notes(cost: Cost) -> tuple[str, ...]:
     )
 
 
-def impossible(check: Check) -> str:
-    """Why a published rate cannot be of this network."""
+def check_notes(checked: Sequence[Check]) -> tuple[str, ...]:
+    """Where the networks come from, and which published rate cannot be of one of them."""
+    sources = "; ".join(f"{c.name} ({c.source})" for c in checked)
     return (
-        f"{check.name}: {check.published_per_s:g} images/s would take {check.needed_tops:,.0f} "
-        f"TOPS of {check.peak_tops:g}, so the vendor ran another network"
+        f"multiply-accumulates are counted in closed form: {sources}",
+        *(
+            f"{c.name}: {c.published_per_s:g} images/s would take {c.needed_tops:,.0f} TOPS of "
+            f"{c.peak_tops:g}, so the vendor ran another network"
+            for c in checked
+            if not c.possible
+        ),
     )
 
 
