@@ -6,62 +6,50 @@ everything they depend on, so a second build with one changed line re-runs only 
 
 from __future__ import annotations
 
-import functools
 import json
 import resource
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 
-from calib.images import ProcessOp
 from calib.images import warnings as process_op_warnings
 from calib.methods import method
 from calib.table import CalibrationTable
 from compiler import (
     bundle,
     calibrate,
-    dataset,
     fusion,
     host,
     latency,
     model,
-    qdq,
     report,
     runner,
     scaling,
-    simplify,
+    stages,
     stats,
     store,
-    torchscript,
     vendor,
     verify,
 )
 from compiler import target as targets
 from compiler.accuracy import Accuracy
-from compiler.calibrate import Observed
 from compiler.dataset import PhotoSet
 from compiler.engine import Engine
-from compiler.errors import CalibrationWarningError, SpecError, UnsupportedOperatorError
-from compiler.floatnet import FloatNetwork
+from compiler.errors import CalibrationWarningError, SpecError
 from compiler.latency import Latency
 from compiler.network import Network
 from compiler.progress import Reporter
 from compiler.recovery import equalize
-from compiler.recovery import samples as sampling
-from compiler.recovery.equalize import Equalization
-from compiler.recovery.recipe import Recipe, equalization, integer_network
-from compiler.recovery.samples import Samples
 from compiler.recovery.split import split_residuals
-from compiler.spec import Frontend, Quantize, SpecFile, at
+from compiler.spec import SpecFile, at
 from compiler.stats import NetworkStats
 from compiler.store import Store
-from compiler.target import Target
 
 STAGES = ("model", "calibrate", "quantize", "compile", "verify", "bundle")
 BENCH_RUNS = 15
@@ -112,27 +100,27 @@ def run(
     with clock("model"):
         reporter.stage(f"model      {spec.frontend.checkpoint}")
         shape = {name: tuple(dims) for name, dims in spec.frontend.shape.items()}
-        loaded = model.load(_onnx_file(spec.frontend, shape, kept), shape)
+        loaded = model.load(stages.onnx_file(spec.frontend, shape, kept), shape)
         with reporter.busy("simplifying the graph"):
-            fp32 = _simplified(loaded, kept, reporter)
+            fp32 = stages.simplified(loaded, kept, reporter)
         floats = fusion.fuse(fp32)
-        _require_operators(fp32, target)
+        stages.require_operators(fp32, target)
         counts = stats.network_stats(floats, _main_size(file))
     if until == "model":
         return Result(counts, seconds=clock.seconds)
 
     with clock("calibrate"):
-        photos = _photos(file, scaling.scaling(floats).rate)
+        photos = stages.photo_set(file, scaling.scaling(floats).rate)
         _warn(reporter, photos.warnings)
         reporter.stage(f"calibrate  {len(photos.photos)} images of {photos.source}")
         wish = spec.backend.quantize
-        inputs = _Inputs(file, photos, kept, machine.threads, reporter)
-        recipe = _recipe(wish, target)
+        inputs = stages.CalibrationInputs(file, photos, kept, machine.threads, reporter)
+        recipe = stages.recipe(wish, target)
         if recipe.split_residuals:
             floats = split_residuals(floats)
-        chosen_scales = _equalization(inputs, floats, recipe) if recipe.equalize else equalize.NONE
+        chosen_scales = stages.channel_scales(inputs, floats, recipe)
         floats = equalize.equalize(floats, chosen_scales.factors)
-        observed = _observed(inputs, floats)
+        observed = stages.observe(inputs, floats)
         chosen = method(wish.calibrate_mode, wish.calibrate_range)
         table, doubts = calibrate.choose(floats, observed, chosen, symmetric=target.symmetric)
         if doubts and wish.strict:
@@ -145,7 +133,7 @@ def run(
 
     with clock("quantize"):
         reporter.stage(f"quantize   {wish.calibrate_mode}, {target.activations} activations")
-        net, table = _integer(inputs, floats, table, observed, recipe)
+        net, table = stages.integer(inputs, floats, table, observed, recipe)
     if until == "quantize":
         seen = frozenset(observed.digests)
         return Result(counts, table, net, fp32=fp32, calibrated_on=seen, seconds=clock.seconds)
@@ -252,151 +240,6 @@ def _main_size(file: SpecFile) -> tuple[int, int]:
             **at(file.document, "frontend", "shape"),
         )
     return shapes[0][2], shapes[0][3]
-
-
-def _onnx_file(frontend: Frontend, shape: Mapping[str, model.Shape], kept: Store) -> Path:
-    """The network as an ONNX file: the checkpoint itself, or its import from the store."""
-    checkpoint = Path(frontend.checkpoint)
-    if frontend.type != "pytorch":
-        return checkpoint
-    torchscript.require_archive(checkpoint)
-    key = store.key(
-        "torchscript", store.file_sha256(checkpoint), dict(shape), torchscript.torch_version()
-    )
-    return kept.get(key, ".onnx", lambda path: torchscript.to_onnx(checkpoint, shape, path))
-
-
-def _simplified(loaded: model.LoadedModel, kept: Store, reporter: Reporter) -> onnx.ModelProto:
-    """The simplified graph, from the store where it is known."""
-    key = store.key(
-        "simplify", loaded.proto.SerializeToString(deterministic=True), bundle.versions()
-    )
-
-    def produce(path: Path) -> None:
-        result = simplify.simplify(loaded)
-        _warn(reporter, result.warnings)
-        path.write_bytes(result.proto.SerializeToString(deterministic=True))
-
-    return onnx.load_model_from_string(kept.get(key, ".onnx", produce).read_bytes())
-
-
-def _require_operators(fp32: onnx.ModelProto, target: Target) -> None:
-    for operator, node in model.operators(fp32):
-        if operator not in target.operators:
-            raise UnsupportedOperatorError(
-                f"target {target.name} has no kernel for {operator}",
-                where=f"node {node} ({operator})",
-                fix=f"it supports {', '.join(target.operators)}",
-            )
-
-
-def _photos(file: SpecFile, rate: int) -> PhotoSet:
-    if file.spec.dataset is None:
-        raise SpecError(
-            "int8 needs calibration images, and the spec has no `dataset:`",
-            fix="add `dataset: {path: FOLDER}`, or `dataset: {fallback: samples}`",
-            where=str(file.path),
-            key="dataset",
-        )
-    return dataset.calibration_set(file.spec.dataset, rate)
-
-
-@dataclass(frozen=True)
-class _Inputs:
-    """What the stages that look at calibration images share."""
-
-    file: SpecFile
-    photos: PhotoSet
-    kept: Store
-    threads: int
-    reporter: Reporter
-
-    @property
-    def ops(self) -> list[ProcessOp]:
-        """Pre-processing of the images."""
-        assert self.file.spec.dataset is not None
-        return self.file.spec.dataset.process_ops
-
-    @functools.cached_property
-    def samples(self) -> Samples:
-        """The pixels that recovery learns from."""
-        seed = self.file.spec.backend.quantize.seed
-        return sampling.sample(self.photos.photos, self.ops, seed=seed)
-
-    def key(self, stage: str, floats: FloatNetwork, *parts: Any) -> str:
-        """Digest of graph, pre-processing, images and tools, and of whatever else matters."""
-        return store.key(
-            stage,
-            qdq.write_float(floats).SerializeToString(deterministic=True),
-            [op.model_dump(mode="json") for op in self.ops],
-            [photo.identity() for photo in self.photos.photos],
-            bundle.versions(),
-            *parts,
-        )
-
-
-def _recipe(wish: Quantize, target: Target) -> Recipe:
-    return Recipe(
-        symmetric=target.symmetric,
-        per_channel=wish.quantize_per_channel,
-        power2=wish.weight_scale == "power2",
-        equalize=wish.equalize,
-        split_residuals=wish.split_residuals,
-        rounding=wish.rounding,
-        search=wish.search,
-        seed=wish.seed,
-    )
-
-
-def _equalization(inputs: _Inputs, floats: FloatNetwork, recipe: Recipe) -> Equalization:
-    """The channel scales of the equalization, from the store where they are known."""
-    key = inputs.key("equalize", floats, recipe.symmetric, recipe.rounding, recipe.seed)
-
-    def produce(path: Path) -> None:
-        inputs.reporter.detail("equalization: choosing channel scales")
-        path.write_bytes(equalize.dump(equalization(floats, inputs.samples, recipe)))
-
-    chosen = equalize.load(inputs.kept.get(key, ".equalization", produce).read_bytes())
-    inputs.reporter.detail(chosen.describe())
-    return chosen
-
-
-def _observed(inputs: _Inputs, floats: FloatNetwork) -> Observed:
-    """Ranges and histograms, from the store where images, graph and pre-processing are known."""
-
-    def produce(path: Path) -> None:
-        seen = calibrate.observe(
-            floats, inputs.photos.photos, inputs.ops, inputs.reporter, threads=inputs.threads
-        )
-        path.write_bytes(calibrate.dump(seen))
-
-    key = inputs.key("observe", floats)
-    return calibrate.load(inputs.kept.get(key, ".observed", produce).read_bytes())
-
-
-def _integer(
-    inputs: _Inputs,
-    floats: FloatNetwork,
-    table: CalibrationTable,
-    observed: Observed,
-    recipe: Recipe,
-) -> tuple[Network, CalibrationTable]:
-    """The integer network and its final thresholds, from the store where they are known."""
-    if not recipe.needs_samples:
-        return integer_network(floats, table, observed.histograms, Samples(()), recipe)
-
-    def produce(path: Path) -> None:
-        inputs.reporter.detail(f"weights: {recipe.rounding}; threshold search: {recipe.search}")
-        net, final = integer_network(floats, table, observed.histograms, inputs.samples, recipe)
-        proto = qdq.write(net).SerializeToString(deterministic=True)
-        text = final.to_json().encode()
-        path.write_bytes(len(text).to_bytes(8, "little") + text + proto)
-
-    key = inputs.key("integer", floats, table.to_json(), asdict(recipe))
-    data = inputs.kept.get(key, ".integer", produce).read_bytes()
-    end = 8 + int.from_bytes(data[:8], "little")
-    net = qdq.read(onnx.load_model_from_string(data[end:]))
-    return net, CalibrationTable.from_json(data[8:end].decode())
 
 
 def _latency(engine: Engine) -> Latency:

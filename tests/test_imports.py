@@ -53,6 +53,7 @@ COMPILER_ORDER = [
     "summary",
     "cli",
     "verify",
+    "stages",
     "pipeline",
 ]
 

@@ -1,0 +1,185 @@
+"""Stages whose results are kept in the store, under the digest of everything they depend on."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from calib.images import ProcessOp
+from calib.table import CalibrationTable
+from compiler import bundle, calibrate, dataset, model, qdq, simplify, store, torchscript
+from compiler.calibrate import Observed
+from compiler.dataset import PhotoSet
+from compiler.errors import SpecError, UnsupportedOperatorError
+from compiler.floatnet import FloatNetwork
+from compiler.network import Network
+from compiler.progress import Reporter
+from compiler.recovery import equalize
+from compiler.recovery import samples as sampling
+from compiler.recovery.equalize import Equalization
+from compiler.recovery.recipe import Recipe, equalization, integer_network
+from compiler.recovery.samples import Samples
+from compiler.spec import Frontend, Quantize, SpecFile
+from compiler.store import Store
+from compiler.target import Target
+
+
+def onnx_file(frontend: Frontend, shape: Mapping[str, model.Shape], kept: Store) -> Path:
+    """The network as an ONNX file: the checkpoint itself, or its import from the store."""
+    checkpoint = Path(frontend.checkpoint)
+    if frontend.type != "pytorch":
+        return checkpoint
+    torchscript.require_archive(checkpoint)
+    key = store.key(
+        "torchscript", store.file_sha256(checkpoint), dict(shape), torchscript.torch_version()
+    )
+    return kept.get(key, ".onnx", lambda path: torchscript.to_onnx(checkpoint, shape, path))
+
+
+def simplified(loaded: model.LoadedModel, kept: Store, reporter: Reporter) -> onnx.ModelProto:
+    """The simplified graph, from the store where it is known."""
+    key = store.key(
+        "simplify", loaded.proto.SerializeToString(deterministic=True), bundle.versions()
+    )
+
+    def produce(path: Path) -> None:
+        result = simplify.simplify(loaded)
+        for warning in result.warnings:
+            reporter.warn(warning)
+        path.write_bytes(result.proto.SerializeToString(deterministic=True))
+
+    return onnx.load_model_from_string(kept.get(key, ".onnx", produce).read_bytes())
+
+
+def require_operators(fp32: onnx.ModelProto, target: Target) -> None:
+    """Raises UnsupportedOperatorError for the first node that the target has no kernel for."""
+    for operator, node in model.operators(fp32):
+        if operator not in target.operators:
+            raise UnsupportedOperatorError(
+                f"target {target.name} has no kernel for {operator}",
+                where=f"node {node} ({operator})",
+                fix=f"it supports {', '.join(target.operators)}",
+            )
+
+
+def photo_set(file: SpecFile, rate: int) -> PhotoSet:
+    """The calibration images of a spec.
+
+    Raises:
+        SpecError: it has no `dataset:`.
+        DataError: the folder is absent or empty.
+    """
+    if file.spec.dataset is None:
+        raise SpecError(
+            "int8 needs calibration images, and the spec has no `dataset:`",
+            fix="add `dataset: {path: FOLDER}`, or `dataset: {fallback: samples}`",
+            where=str(file.path),
+            key="dataset",
+        )
+    return dataset.calibration_set(file.spec.dataset, rate)
+
+
+@dataclass(frozen=True)
+class CalibrationInputs:
+    """What the stages that look at calibration images share."""
+
+    file: SpecFile
+    photos: PhotoSet
+    kept: Store
+    threads: int
+    reporter: Reporter
+
+    @property
+    def ops(self) -> list[ProcessOp]:
+        """Pre-processing of the images."""
+        assert self.file.spec.dataset is not None
+        return self.file.spec.dataset.process_ops
+
+    @functools.cached_property
+    def samples(self) -> Samples:
+        """The pixels that recovery learns from."""
+        seed = self.file.spec.backend.quantize.seed
+        return sampling.sample(self.photos.photos, self.ops, seed=seed)
+
+    def key(self, stage: str, floats: FloatNetwork, *parts: Any) -> str:
+        """Digest of graph, pre-processing, images and tools, and of whatever else matters."""
+        return store.key(
+            stage,
+            qdq.write_float(floats).SerializeToString(deterministic=True),
+            [op.model_dump(mode="json") for op in self.ops],
+            [photo.identity() for photo in self.photos.photos],
+            bundle.versions(),
+            *parts,
+        )
+
+
+def recipe(wish: Quantize, target: Target) -> Recipe:
+    """How float becomes int8, from the spec's wishes and the target's activations."""
+    return Recipe(
+        symmetric=target.symmetric,
+        per_channel=wish.quantize_per_channel,
+        power2=wish.weight_scale == "power2",
+        equalize=wish.equalize,
+        split_residuals=wish.split_residuals,
+        rounding=wish.rounding,
+        search=wish.search,
+        seed=wish.seed,
+    )
+
+
+def channel_scales(inputs: CalibrationInputs, floats: FloatNetwork, recipe: Recipe) -> Equalization:
+    """The channel scales of the equalization (none without it), from the store if known."""
+    if not recipe.equalize:
+        return equalize.NONE
+    key = inputs.key("equalize", floats, recipe.symmetric, recipe.rounding, recipe.seed)
+
+    def produce(path: Path) -> None:
+        inputs.reporter.detail("equalization: choosing channel scales")
+        path.write_bytes(equalize.dump(equalization(floats, inputs.samples, recipe)))
+
+    chosen = equalize.load(inputs.kept.get(key, ".equalization", produce).read_bytes())
+    inputs.reporter.detail(chosen.describe())
+    return chosen
+
+
+def observe(inputs: CalibrationInputs, floats: FloatNetwork) -> Observed:
+    """Ranges and histograms, from the store where images, graph and pre-processing are known."""
+
+    def produce(path: Path) -> None:
+        seen = calibrate.observe(
+            floats, inputs.photos.photos, inputs.ops, inputs.reporter, threads=inputs.threads
+        )
+        path.write_bytes(calibrate.dump(seen))
+
+    key = inputs.key("observe", floats)
+    return calibrate.load(inputs.kept.get(key, ".observed", produce).read_bytes())
+
+
+def integer(
+    inputs: CalibrationInputs,
+    floats: FloatNetwork,
+    table: CalibrationTable,
+    observed: Observed,
+    recipe: Recipe,
+) -> tuple[Network, CalibrationTable]:
+    """The integer network and its final thresholds, from the store where they are known."""
+    if not recipe.needs_samples:
+        return integer_network(floats, table, observed.histograms, Samples(()), recipe)
+
+    def produce(path: Path) -> None:
+        inputs.reporter.detail(f"weights: {recipe.rounding}; threshold search: {recipe.search}")
+        net, final = integer_network(floats, table, observed.histograms, inputs.samples, recipe)
+        proto = qdq.write(net).SerializeToString(deterministic=True)
+        text = final.to_json().encode()
+        path.write_bytes(len(text).to_bytes(8, "little") + text + proto)
+
+    key = inputs.key("integer", floats, table.to_json(), asdict(recipe))
+    data = inputs.kept.get(key, ".integer", produce).read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    net = qdq.read(onnx.load_model_from_string(data[end:]))
+    return net, CalibrationTable.from_json(data[8:end].decode())
