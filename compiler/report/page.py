@@ -55,10 +55,7 @@ def page(data: ReportData) -> str:
         latencies=Markup(plots.latencies(data.latency, data.peers)),
         roofline=Markup(roofline(data.cost)),
         verdicts=show.verdicts(data.cost),
-        notes=(
-            *show.notes(data.cost),
-            *(show.impossible(c) for c in data.checks if not c.possible),
-        ),
+        notes=(*show.notes(data.cost), *show.check_notes(data.checks)),
         graph=Markup(graph.graph(data.floats)),
         manifest=json.dumps(data.manifest, indent=2),
     )
