@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -17,13 +18,16 @@ from calib.images import ProcessOp, pointwise_table
 from calib.qparams import F32, I8
 from compiler import network, qdq, reference, scaling, spec, store
 from compiler.host import Host
-from compiler.library import Library, build_library, load_library
 from compiler.network import Network, Size
 from compiler.reference import Array
-from compiler.runner import Session
 from compiler.scaling import Net, Rgb
 from compiler.spec import Spec
 from compiler.store import Store
+
+# TVM and ONNX Runtime are slow to import: at first use, so that --help stays quick.
+if TYPE_CHECKING:
+    from compiler.library import Library
+    from compiler.runner import Session
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +100,8 @@ class Engine:
         )
 
         def produce(path: Path) -> None:
+            from compiler.library import build_library
+
             build_library(net, size, self.host, path)
 
         return self.libraries.get(key, ".so", produce)
@@ -104,6 +110,8 @@ class Engine:
         """`library_path`, loaded."""
         path = self.library_path(net, size)
         if path not in self._loaded:
+            from compiler.library import load_library
+
             self._loaded[path] = load_library(path, self.host)
         return self._loaded[path]
 
@@ -113,6 +121,8 @@ class Engine:
 
     @cached_property
     def _fp32_session(self) -> Session:
+        from compiler.runner import Session
+
         return Session(self.fp32, threads=self.host.threads)
 
     def run_fp32(self, x: F32) -> F32:
