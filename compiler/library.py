@@ -12,6 +12,8 @@ from tempfile import NamedTemporaryFile
 
 # TVM would bind this process, and every thread it starts later, to one processor.
 os.environ.setdefault("TVM_BIND_THREADS", "0")
+# Its pool is made once, by default for half the processors; `set_threads` can only use fewer.
+os.environ.setdefault("TVM_NUM_THREADS", str(len(os.sched_getaffinity(0))))
 
 import numpy as np
 import tvm
@@ -195,7 +197,7 @@ _threads_set = 0
 
 
 def set_threads(threads: int) -> None:
-    """TVM's worker threads of this process; its default is half the processors."""
+    """How many of TVM's worker threads a library uses from now on in this process."""
     global _threads_set
     if threads != _threads_set:
         tvm.get_global_func("runtime.config_threadpool")(1, threads)
