@@ -162,6 +162,7 @@ class Verify(_Part):
     lr: _Path | None = None
     hr: _Path | None = None
     scale: Annotated[int, Field(ge=1, le=16)] | None = None
+    subset: Literal["bicubic_plusplus_48"] | None = None
     protocol: Protocol = "standard"
     metrics: list[Literal["psnr", "ssim"]] = ["psnr", "ssim"]
     gate: Gate = Gate()

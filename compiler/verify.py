@@ -23,7 +23,7 @@ from compiler import bundle as bundle_module
 from compiler.accuracy import Accuracy, BitExactness, ImageAccuracy
 from compiler.bundle import Bundle
 from compiler.crops import Answers, Crop
-from compiler.data import Pair, pair, sample_pairs
+from compiler.data import SUBSET_48, Pair, pair, sample_pairs
 from compiler.engine import Engine
 from compiler.errors import BundleError, NotBitExactError
 from compiler.progress import Reporter
@@ -51,7 +51,8 @@ def pairs_of(verify: Verify, rate: int) -> tuple[tuple[Pair, ...], str, tuple[st
         )
     if verify.hr and Path(verify.hr).is_dir():
         lr = Path(verify.lr) if verify.lr else None
-        return pair(lr, Path(verify.hr), rate), verify.hr, ()
+        subset = SUBSET_48 if verify.subset else None
+        return pair(lr, Path(verify.hr), rate, subset), verify.hr, ()
     pairs = sample_pairs(rate)
     where = f"{verify.hr} is absent" if verify.hr else "the spec names no verify.hr"
     loud = f"verifying on {len(pairs)} SAMPLE photographs of scikit-image: {where}"
@@ -231,6 +232,8 @@ def _options(bundle: Bundle, args: argparse.Namespace) -> Verify:
     options = bundle.spec.verify
     if args.hr or args.lr:
         options = options.model_copy(update={"hr": args.hr, "lr": args.lr})
+    if args.subset:
+        options = options.model_copy(update={"subset": args.subset})
     if args.protocol:
         options = options.model_copy(update={"protocol": args.protocol})
     rate = bundle.engine.scaling.rate
@@ -258,6 +261,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--hr", metavar="DIR", help="ground truth images instead of the spec's")
     parser.add_argument("--lr", metavar="DIR", help="their LR images; default: MATLAB bicubic")
+    parser.add_argument(
+        "--subset",
+        choices=["bicubic_plusplus_48"],
+        help="the 48 DIV2K validation images of the Bicubic++ authors",
+    )
     parser.add_argument("--scale", type=int, metavar="N", help="the expected rate, as a check")
     parser.add_argument("--protocol", choices=["standard", "vendor"], help="default: the spec's")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON")

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from calib.errors import DataError
+from calib.images import write_image
 from compiler.spec import Verify
 from compiler.verify import pairs_of
+from tests.compiler.conftest import photograph
 
 
 def test_samples_stand_in_and_say_why(tmp_path: Path) -> None:
@@ -26,3 +28,10 @@ def test_a_scale_that_is_not_the_rate_is_refused() -> None:
     with pytest.raises(DataError, match="scales by 2") as caught:
         pairs_of(Verify(scale=3), 2)
     assert "scale: 2" in caught.value.fix
+
+
+def test_the_authors_subset_names_what_is_missing(tmp_path: Path) -> None:
+    write_image(tmp_path / "0801.png", photograph(0, 24, 24))
+    with pytest.raises(DataError, match="0889") as caught:
+        pairs_of(Verify(hr=str(tmp_path), subset="bicubic_plusplus_48"), 2)
+    assert "0801" not in caught.value.what
