@@ -77,20 +77,23 @@ def held_out(pairs: Sequence[Pair], calibrated_on: frozenset[str]) -> tuple[Pair
 
 def measure(
     engine: Engine,
-    pairs: Sequence[Pair],
+    kept: Sequence[Pair],
     dataset: str,
     *,
+    excluded: int,
     protocol: Protocol,
     gate: Gate,
     reporter: Reporter,
 ) -> Accuracy:
-    """Scores every held-out pair and compares library and golden model on a sample of them.
+    """Scores every pair and compares library and golden model on a sample of them.
 
+    Args:
+        kept: the pairs that are held out (`held_out`).
+        excluded: how many were left out.
     Raises:
-        DataError: no image is left, or an image does not fit.
+        DataError: an image does not fit.
         NotBitExactError: the library differs from the golden model.
     """
-    kept = held_out(pairs, engine.calibrated_on)
     answer = {"standard": _standard, "vendor": _vendor}[protocol]
     exact = set(np.linspace(0, len(kept) - 1, min(EXACT_SAMPLES, len(kept))).round().astype(int))
     images, values = [], 0
@@ -104,7 +107,7 @@ def measure(
     return Accuracy(
         protocol=protocol,
         dataset=dataset,
-        excluded=len(pairs) - len(kept),
+        excluded=excluded,
         images=tuple(images),
         bit_exact=BitExactness(True, len(exact), values),
         gate=accuracy.judge(images, gate, protocol),
@@ -214,16 +217,17 @@ def measure_engine(
 ) -> tuple[Accuracy, tuple[str, ...]]:
     """Accuracy with the images and gate of `options`, `mod.so` compared too; and warnings."""
     pairs, dataset, warnings = pairs_of(options, engine.scaling.rate)
+    kept = held_out(pairs, engine.calibrated_on)
     result = measure(
         engine,
-        pairs,
+        kept,
         dataset,
+        excluded=len(pairs) - len(kept),
         protocol=options.protocol,
         gate=options.gate,
         reporter=reporter,
     )
-    first = held_out(pairs, engine.calibrated_on)[0]
-    exact = check_main_library(engine, first.read_lr())
+    exact = check_main_library(engine, kept[0].read_lr())
     return with_main_library(result, exact), warnings
 
 
