@@ -38,7 +38,7 @@ _Path = Annotated[str, Field(max_length=4000), AfterValidator(_path)]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
 
 class Frontend(_Part):

@@ -12,9 +12,10 @@ from pydantic import BaseModel, ValidationError
 from calib.images import OPERATORS
 from compiler.errors import SpecError, UnknownKeyError
 from compiler.vendor_keys import NO_EFFECT
-from compiler.yaml_source import Document, KeyPath
+from compiler.yaml_source import Document, KeyPath, clip
 
 _OLD_FORM = ("engine", "model")
+_LONGEST_NAME = 100  # longer words are no misspelling of a key
 
 
 def at(document: Document, *path: str | int) -> dict[str, Any]:
@@ -31,6 +32,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def _closest(name: str, known: Iterable[str]) -> str | None:
+    if len(name) > _LONGEST_NAME:
+        return None
     return next(iter(difflib.get_close_matches(name, list(known), n=1)), None)
 
 
@@ -107,7 +110,7 @@ def _explain(problem: Any, path: KeyPath, document: Document, model: type[BaseMo
             )
         case _:
             got = problem["input"]
-            shown = repr(got) if isinstance(got, str | int | float | bool | None) else "this"
+            shown = clip(repr(got)) if isinstance(got, str | int | float | bool | None) else "this"
             reason = str(problem["msg"]).removeprefix("Value error, ")
             return SpecError(f"{shown}: {reason}", fix="correct the value", **place)
 

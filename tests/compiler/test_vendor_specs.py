@@ -409,7 +409,7 @@ CASES: dict[str, Case] = {
 }
 
 
-def written(case: Case, folder: Path) -> Path:
+def data_of(case: Case) -> dict[str, Any]:
     data = copy.deepcopy(SR)
     for key, value in case.changes.items():
         *parents, last = key.split(".")
@@ -420,8 +420,12 @@ def written(case: Case, folder: Path) -> Path:
             node.pop(last, None)
         else:
             node[last] = value
+    return data
+
+
+def written(case: Case, folder: Path) -> Path:
     path = folder / "spec.yaml"
-    path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
+    path.write_text(yaml.safe_dump(data_of(case), sort_keys=False), encoding="utf-8")
     return path
 
 

@@ -89,6 +89,35 @@ def test_unreadable_files(tmp_path: Path, content: bytes | None) -> None:
 
 
 def test_half_a_surrogate_pair_is_refused_with_its_line() -> None:
-    with pytest.raises(SpecError, match="not valid Unicode") as caught:
+    with pytest.raises(SpecError, match="invalid Unicode") as caught:
         yaml_source.parse('name: a\nb: "\\ud800"\n', HERE)
     assert caught.value.line == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: 0x" + "f" * 5000, "too large a number"),
+        ("a: " + "9" * 25, "too large a number"),
+        ("a: " + "9" * 5000, "not a valid value"),
+        ("a: " + "x" * 20_000, "20000 characters"),
+        ("k" * 300 + ": 1", "not a word"),
+        ('"a\\ud800": 1', "invalid Unicode"),
+        ("a: \ud800", "not valid Unicode"),
+        ("a: !!int x", "not a valid value"),
+    ],
+)
+def test_values_that_no_message_could_show(text: str, words: str) -> None:
+    with pytest.raises(SpecError, match=words) as caught:
+        yaml_source.parse(text, HERE)
+    assert len(str(caught.value)) < 300
+
+
+def test_an_equals_sign_is_text() -> None:
+    assert yaml_source.parse("a: =\nb: 2020-01-01", HERE).data == {"a": "=", "b": "2020-01-01"}
+
+
+def test_the_line_of_an_error_stands_in_the_file() -> None:
+    with pytest.raises(SpecError) as caught:
+        yaml_source.parse("a: [1", HERE)
+    assert caught.value.line == 1
