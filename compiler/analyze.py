@@ -11,12 +11,12 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.table import Table
 
 from calib import qparams
-from calib.errors import DataError
 from calib.qparams import F32, QParams
 from compiler import bundle as bundle_module
 from compiler import cli, fusion, metrics, qdq, scaling
@@ -31,7 +31,6 @@ from compiler.recovery import equalize
 from compiler.recovery.samples import FloatValues
 from compiler.recovery.split import split_residuals
 from compiler.runner import Session
-from compiler.store import write_json
 from compiler.verify import held_out, pairs_of
 
 IMAGES = 6
@@ -186,7 +185,8 @@ def _qualities(
         values = dict(
             zip(computed, (y[0] for y in session.run_all({floats.input: x})[1:]), strict=True)
         )
-        values[floats.ops[0].output] = x[0]
+        first = floats.quantize_input
+        values[first.output] = first.normalized(x[0])
         for p, q in points.items():
             sums[p] += _sums(values[p], wanted[p], q)
     return tuple(
@@ -212,6 +212,14 @@ def _sums(value: F32, wanted: F32, q: QParams) -> np.ndarray[tuple[int], np.dtyp
     return np.array(totals)
 
 
+def to_json(result: Analysis) -> dict[str, Any]:
+    """The answer as plain values; an SQNR is null where nothing is lost."""
+    plain = asdict(result)
+    for tensor in plain["tensors"]:
+        tensor["sqnr_db"] = tensor["sqnr_db"] if np.isfinite(tensor["sqnr_db"]) else None
+    return plain
+
+
 def show(reporter: Reporter, name: str, result: Analysis) -> None:
     """Two tables: what costs most, with bars, and the quality of every tensor."""
     title = f"{name}: a drop of {result.drop_db:.3f} dB on {result.images} images"
@@ -222,33 +230,34 @@ def show(reporter: Reporter, name: str, result: Analysis) -> None:
     for c in result.costs:
         bar = "█" * round(_BAR * max(c.alone_db, 0) / longest)
         table.add_row(c.part, c.kind, f"{c.alone_db:.4f}", f"{c.without_db:.4f}", bar)
-    reporter.console.print(table)
+    reporter.table(table)
     table = Table(title="tensors", title_justify="left")
     for column in ("tensor", "SQNR (dB)", "cosine", "clipped"):
         table.add_column(column, justify="left" if column == "tensor" else "right")
     for t in result.tensors:
         clipped = f"{100 * t.clipped_fraction:.3f} %"
         table.add_row(t.tensor, f"{t.sqnr_db:.1f}", f"{t.cosine:.6f}", clipped)
-    reporter.console.print(table)
+    reporter.table(table)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m compiler.analyze",
-        description="Where a bundle's accuracy goes: per tensor, and per part of the quantization.",
+def parser() -> argparse.ArgumentParser:
+    """Arguments of the command."""
+    result = cli.command(
+        "analyze",
+        "Where a bundle's accuracy goes: per tensor, and per part of the quantization.",
+        examples=("artifacts/bpp3x_int8", "artifacts/bpp3x_int8 --hr Set5/HR --images 2 --json -"),
     )
-    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="a bundle's directory")
-    parser.add_argument("--hr", metavar="DIR", help="ground truth images instead of the spec's")
-    parser.add_argument("--lr", metavar="DIR", help="their LR images; default: MATLAB bicubic")
-    parser.add_argument("--images", type=int, default=IMAGES, metavar="N", help="at most so many")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON")
-    parser.add_argument("--quiet", action="store_true", help="errors and warnings only")
-    return parser
+    result.add_argument("bundle", type=Path, metavar="BUNDLE", help="a bundle's directory")
+    result.add_argument("--hr", metavar="DIR", help="ground truth images instead of the spec's")
+    result.add_argument("--lr", metavar="DIR", help="their LR images; default: MATLAB bicubic")
+    result.add_argument(
+        "--images", type=cli.count, default=IMAGES, metavar="N", help=f"at most N, default {IMAGES}"
+    )
+    return cli.with_output(result, "all figures")
 
 
-def _run(args: argparse.Namespace, reporter: Reporter) -> int:
-    if args.images < 1:
-        raise DataError(f"--images {args.images} leaves nothing to measure", fix="give 1 or more")
+def run(args: argparse.Namespace, reporter: Reporter) -> int:
+    """Measures one bundle."""
     bundle = bundle_module.load(args.bundle)
     options = bundle.spec.verify
     if args.hr or args.lr:
@@ -258,12 +267,10 @@ def _run(args: argparse.Namespace, reporter: Reporter) -> int:
         reporter.warn(warning)
     kept = held_out(pairs, bundle.engine.calibrated_on)[: args.images]
     result = analyze(bundle, kept, reporter)
-    if not args.quiet:
-        show(reporter, bundle.name, result)
-    if args.json:
-        write_json(args.json, asdict(result))
+    show(reporter, bundle.name, result)
+    cli.write_result(args.json, to_json(result))
     return 0
 
 
 if __name__ == "__main__":
-    cli.main(_parser(), _run)
+    cli.main(parser(), run)

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import redirect_stdout
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from compiler import cli, qdq, runner, store
+from compiler import cli, qdq, runner
 from compiler import latency as clock
 from compiler.errors import HostError
 from compiler.host import Host
-from compiler.latency import Latency
-from compiler.library import Library, build_library, load_library
+from compiler.latency import Latency, Track
 from compiler.network import Network, Size
 from compiler.progress import Reporter
+
+if TYPE_CHECKING:  # tvm: slow to import, not for --help
+    from compiler.library import Library
 
 Array = NDArray[Any]
 CALIBRATION_IMAGES, CALIBRATION_SIDE = 4, 256  # random; they do not change the peers' speed
@@ -115,10 +119,14 @@ def _openvino(fp32: onnx.ModelProto, x: Array, threads: int) -> Callable[[], obj
 
 
 def measure(
-    library: Library, x: Array, others: Mapping[str, Callable[[], object]], runs: int = RUNS
+    library: Library,
+    x: Array,
+    others: Mapping[str, Callable[[], object]],
+    runs: int = RUNS,
+    track: Track = iter,
 ) -> dict[str, Latency]:
     """Latency of the library (under "library") and of `others`, interleaved in one run."""
-    return clock.measure({"library": lambda: library(x), **others}, runs)
+    return clock.measure({"library": lambda: library(x), **others}, runs, track=track)
 
 
 def layers(
@@ -126,6 +134,7 @@ def layers(
     size: Size,
     host: Host,
     runs: int = RUNS,
+    track: Track = iter,
 ) -> tuple[list[LayerLatency], dict[str, float]]:
     """Each operator alone, interleaved, and the measured peaks in GMAC/s."""
     from compiler.kernels.measure import layer_calls, peak_calls
@@ -134,7 +143,7 @@ def layers(
     timed = clock.measure({k: call for k, (_, call) in peak_functions.items()}, runs)
     peaks = {k: macs / timed[k].median_ms / 1e6 for k, (macs, _) in peak_functions.items()}
     parts = layer_calls(net, size, host)
-    times = clock.measure({p.name: p.call for p in parts}, runs)
+    times = clock.measure({p.name: p.call for p in parts}, runs, track=track)
     result = []
     for part in parts:
         ms = times[part.name].median_ms
@@ -146,6 +155,8 @@ def layers(
 
 def memory(path: Path, host: Host, x: Array) -> Memory:
     """Resident memory of the loaded library: code, constants, workspace."""
+    from compiler.library import load_library
+
     before = _resident_bytes()
     library = load_library(path, host)
     y = library(x)
@@ -159,38 +170,52 @@ def _resident_bytes() -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Arguments of the command."""
-    result = argparse.ArgumentParser(
-        prog="python -m compiler.bench",
-        description="Measure the latency of a bundle's library on this machine.",
-        epilog="example: python -m compiler.bench artifacts/bpp3x_int8 --peers --layers",
+    result = cli.command(
+        "bench",
+        "Measure the latency of a bundle's library on this machine.",
+        examples=(
+            "artifacts/bpp3x_int8",
+            "artifacts/bpp3x_int8 --peers --layers",
+            "artifacts/bpp3x_int8 --threads 1 --runs 50 --json -",
+        ),
     )
-    result.add_argument("bundle", type=Path, metavar="BUNDLE")
+    result.add_argument("bundle", type=Path, metavar="BUNDLE", help="a bundle's directory")
     result.add_argument(
         "--peers",
         action="store_true",
         help="also OpenVINO int8, ONNX Runtime int8 and fp32, interleaved",
     )
     result.add_argument("--layers", action="store_true", help="also each layer alone")
-    result.add_argument("--threads", type=int, help="build for this many threads instead")
-    result.add_argument("--runs", type=int, default=RUNS, metavar="N", help="calls of each")
-    result.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
-    result.add_argument("--quiet", action="store_true", help="errors only")
-    return result
+    result.add_argument(
+        "--threads", type=cli.count, metavar="N", help="build for N threads instead"
+    )
+    result.add_argument(
+        "--runs", type=cli.count, default=RUNS, metavar="N", help=f"calls of each, default {RUNS}"
+    )
+    return cli.with_output(result, "the figures")
 
 
 def run(args: argparse.Namespace, reporter: Reporter) -> int:
     """Measures one bundle."""
     from compiler import bundle
+    from compiler.library import load_library
 
     engine = bundle.load(args.bundle).engine
+    if args.threads not in (None, engine.host.threads):
+        other = Host(engine.host.isa, args.threads)
+        engine = replace(engine, host=other, main_library=None)
     net, size, host = engine.main_net, engine.main_size, engine.host
-    if args.threads:
-        host = Host(host.isa, args.threads)
     x = input_for(net, size)
-    path = engine.library_path(net, size) if host == engine.host else _rebuilt(net, size, host)
+    with reporter.busy("compiling the library"):
+        path = engine.library_path(net, size)
     used = memory(path, host, x)
-    others = peers(engine.fp32, engine.net, size, host.threads) if args.peers else {}
-    times = measure(load_library(path, host), x, others, args.runs)
+    with reporter.busy("preparing the peers"), redirect_stdout(sys.stderr):  # NNCF is chatty
+        others = peers(engine.fp32, engine.net, size, host.threads) if args.peers else {}
+
+    def rounds(label: str) -> Track:
+        return lambda runs: reporter.track(runs, label, still=True)
+
+    times = measure(load_library(path, host), x, others, args.runs, rounds("frames"))
     report: dict[str, Any] = {
         "machine": bundle.machine() | {"isa": host.isa, "threads": host.threads},
         "input_shape": list(x.shape),
@@ -199,21 +224,12 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
     }
     _print_times(times, reporter)
     if args.layers:
-        parts, peaks = layers(net, size, host, args.runs)
+        parts, peaks = layers(net, size, host, args.runs, rounds("layers"))
         report["layers"] = [p.to_json() for p in parts]
         report["peak_gmacs_per_s"] = {k: round(v, 1) for k, v in peaks.items()}
         _print_layers(parts, peaks, reporter)
-    if args.json:
-        store.write_json(args.json, report)
+    cli.write_result(args.json, report)
     return 0
-
-
-def _rebuilt(net: Network, size: Size, host: Host) -> Path:
-    from tempfile import mkdtemp
-
-    path = Path(mkdtemp()) / "mod.so"
-    build_library(net, size, host, path)
-    return path
 
 
 def _print_times(times: Mapping[str, Latency], reporter: Reporter) -> None:

@@ -8,24 +8,19 @@ from pathlib import Path
 from compiler import cli, spec
 from compiler.progress import Reporter
 
-EPILOG = """\
-examples:
-  python -m compiler.build configs/bpp3x_int8.yaml
-  python -m compiler.build configs/bpp3x_int8.yaml --set backend.quantize.calibrate_mode=mse
-  python -m compiler.build configs/bpp3x_int8.yaml --until quantize --quiet
-
-exit status: 0 ok, 1 gate missed (the bundle is complete all the same), 2 bad input,
-3 internal (the library differs from the golden model), 130 interrupted
-"""
-
 
 def parser() -> argparse.ArgumentParser:
     """Arguments of the command."""
-    result = argparse.ArgumentParser(
-        prog="python -m compiler.build",
-        description="Build a spec: model, calibration, quantization, library, verification.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    result = cli.command(
+        "build",
+        "Build a spec: model, calibration, quantization, library, verification.",
+        examples=(
+            "configs/bpp3x_int8.yaml",
+            "configs/bpp3x_int8.yaml --set backend.quantize.calibrate_mode=mse",
+            "configs/bpp3x_int8.yaml --until quantize --quiet",
+        ),
+        status="0 ok, 1 gate missed (the bundle is complete all the same), 2 bad input,\n"
+        "3 internal (the library differs from the golden model)",
     )
     stages = ("model", "calibrate", "quantize", "compile", "verify", "bundle")
     result.add_argument("spec", type=Path, metavar="SPEC", help="a build spec, see configs/")
@@ -39,8 +34,7 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--fresh", action="store_true", help="ignore results of earlier builds")
     result.add_argument("--until", choices=stages, default=stages[-1], help="stop after a stage")
-    result.add_argument("--quiet", action="store_true", help="warnings and errors only")
-    return result
+    return cli.with_output(result, "what was built and measured")
 
 
 def run(args: argparse.Namespace, reporter: Reporter) -> int:
@@ -50,6 +44,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
 
     result = pipeline.run(file, reporter, out=args.out, fresh=args.fresh, until=args.until)
     summary.show_build(reporter, file.spec, result)
+    cli.write_result(args.json, summary.build_json(file.spec, result))
     return 0 if result.accuracy is None or result.accuracy.gate.passed else 1
 
 

@@ -13,7 +13,6 @@ from compiler.errors import SpecError
 from compiler.explain import explain
 from compiler.progress import Reporter
 from compiler.spec import SpecFile
-from compiler.store import write_json
 
 
 @dataclass(frozen=True)
@@ -81,19 +80,18 @@ def _missing(file: SpecFile) -> tuple[str, ...]:
 
 def parser() -> argparse.ArgumentParser:
     """Arguments of the command."""
-    result = argparse.ArgumentParser(
-        prog="python -m compiler.check",
-        description="Validate specs against schema and target; build nothing.",
-        epilog="Exit status: 0 if all are buildable, 2 otherwise. Missing files are noted, no "
+    result = cli.command(
+        "check",
+        "Validate specs against schema and target; build nothing. Missing files are noted, no\n"
         "reason to refuse.",
+        examples=("configs/*.yaml", "configs/bpp3x_int8.yaml --json -", "--explain all"),
+        status="0 if all are buildable, 2 otherwise",
     )
-    result.add_argument("specs", nargs="*", type=Path, metavar="SPEC")
+    result.add_argument("specs", nargs="*", type=Path, metavar="SPEC", help="build specs")
     result.add_argument(
         "--explain", metavar="CODE", help="cause and fix of an error code (`all` lists every one)"
     )
-    result.add_argument("--json", type=Path, metavar="FILE", help="write the verdicts as JSON")
-    result.add_argument("--quiet", action="store_true", help="exit status only")
-    return result
+    return cli.with_output(result, "the verdicts")
 
 
 def run(args: argparse.Namespace, reporter: Reporter) -> int:
@@ -108,8 +106,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
     verdicts = [judge(path) for path in args.specs]
     for verdict in verdicts:
         _show(verdict, reporter)
-    if args.json:
-        write_json(args.json, [_to_json(verdict) for verdict in verdicts])
+    cli.write_result(args.json, [_to_json(verdict) for verdict in verdicts])
     return 0 if all(verdict.verdict == "buildable" for verdict in verdicts) else 2
 
 
@@ -120,7 +117,7 @@ def _to_json(verdict: Verdict) -> dict[str, Any]:
 
 def _show(verdict: Verdict, reporter: Reporter) -> None:
     colour = "green" if verdict.verdict == "buildable" else "red"
-    reporter.stage(f"[{colour}]{verdict.verdict}[/{colour}]  {verdict.spec}")
+    reporter.stage(f"{verdict.verdict}  {verdict.spec}", f"bold {colour}")
     for reason in verdict.reasons:
         where = f"line {reason.line} " if reason.line else ""
         reporter.detail(f"{where}{reason.key}: {reason.message}\n    fix: {reason.fix}")

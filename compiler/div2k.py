@@ -22,6 +22,7 @@ from typing import Final
 
 from calib.errors import DataError, ImageError
 from calib.images import read_image
+from compiler import cli
 from compiler.data import pair
 from compiler.errors import FetchError
 from compiler.fetch import download
@@ -219,9 +220,10 @@ def _damaged(source: Path, reason: str) -> DataError:
 
 def parser() -> argparse.ArgumentParser:
     """Command line of `python -m compiler.data`."""
-    result = argparse.ArgumentParser(
-        prog="python -m compiler.data",
-        description="Fetch DIV2K's validation images (free for academic research only).",
+    result = cli.command(
+        "data",
+        "Fetch DIV2K's validation images (free for academic research only).",
+        examples=("", "--from Downloads", "--from DIV2K_valid_HR.zip --out data/DIV2K"),
     )
     result.add_argument(
         "--from",
@@ -233,8 +235,7 @@ def parser() -> argparse.ArgumentParser:
         help="take the archives, or unpacked images, from there instead of the network",
     )
     result.add_argument("--out", type=Path, default=OUT, metavar="DIR", help=f"default: {OUT}")
-    result.add_argument("--quiet", action="store_true", help="errors and warnings only")
-    return result
+    return cli.with_output(result)
 
 
 def run(args: argparse.Namespace, reporter: Reporter) -> int:

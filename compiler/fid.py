@@ -24,7 +24,6 @@ from compiler.errors import ModelError
 from compiler.metrics import Fid, Float64, Image
 from compiler.progress import Reporter
 from compiler.scaling import Rgb
-from compiler.store import write_json
 
 COMPETITORS = ("fp32", "int8", "bicubic")
 
@@ -102,23 +101,27 @@ def _images(engine: Engine, pair: Pair) -> Mapping[str, Rgb]:
 
 def parser() -> argparse.ArgumentParser:
     """Arguments of the command."""
-    result = argparse.ArgumentParser(
-        prog="python -m compiler.fid",
-        description="Fréchet inception distance of fp32, int8 and bicubic to the ground truth.",
-        epilog="example: python -m compiler.fid artifacts/bpp3x_int8 --inception inception.onnx",
+    result = cli.command(
+        "fid",
+        "Fréchet inception distance of fp32, int8 and bicubic to the ground truth.",
+        examples=("artifacts/bpp3x_int8 --inception inception.onnx --hr DIV2K_valid_HR",),
     )
-    result.add_argument("bundle", type=Path, metavar="BUNDLE")
-    result.add_argument("--inception", type=Path, required=True, metavar="FILE")
+    result.add_argument("bundle", type=Path, metavar="BUNDLE", help="a bundle's directory")
+    result.add_argument(
+        "--inception",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="an ONNX network: float32 [1, 3, patch, patch] in, features out",
+    )
     result.add_argument("--peak", type=float, default=1.0, help="what 255 becomes; default 1")
-    result.add_argument("--patch", type=int, default=299, help="side of a patch; default 299")
+    result.add_argument("--patch", type=cli.count, default=299, help="side of a patch; default 299")
     result.add_argument("--hr", metavar="DIR", help="ground truth instead of the spec's")
     result.add_argument("--lr", metavar="DIR", help="their LR images; default: MATLAB bicubic")
     result.add_argument(
         "--allow-few", action="store_true", help="fewer than 2048 patches, marked unreliable"
     )
-    result.add_argument("--json", type=Path, metavar="FILE")
-    result.add_argument("--quiet", action="store_true", help="errors and warnings only")
-    return result
+    return cli.with_output(result, "the distances")
 
 
 def run(args: argparse.Namespace, reporter: Reporter) -> int:
@@ -145,9 +148,8 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
     for name, fid in result.items():
         mark = "" if fid.reliable else ", UNRELIABLE: fewer than 2048"
         reporter.stage(f"{name:<8} FID {fid.value:.3f}  (N = {fid.patches} patches{mark})")
-    if args.json:
-        values = {name: asdict(fid) for name, fid in result.items()}
-        write_json(args.json, {"dataset": dataset, "patch": args.patch, "fid": values})
+    values = {name: asdict(fid) for name, fid in result.items()}
+    cli.write_result(args.json, {"dataset": dataset, "patch": args.patch, "fid": values})
     return 0
 
 

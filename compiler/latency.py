@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+
+Track: TypeAlias = Callable[[range], Iterable[int]]  # the rounds themselves, shown as they pass
 
 
 @dataclass(frozen=True)
@@ -25,14 +27,18 @@ class Latency:
 
 
 def measure(
-    calls: Mapping[str, Callable[[], object]], runs: int, warmup: int = 2
+    calls: Mapping[str, Callable[[], object]], runs: int, warmup: int = 2, track: Track = iter
 ) -> dict[str, Latency]:
-    """Times several callables in turn, A B C A B C, so that drift of the machine hits all alike."""
+    """Times several callables in turn, A B C A B C, so that drift of the machine hits all alike.
+
+    Args:
+        track: passes the rounds on; must do nothing while one of them runs.
+    """
     for _ in range(warmup):
         for call in calls.values():
             call()
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(runs):
+    for _ in track(range(runs)):
         for name, call in calls.items():
             start = time.perf_counter()
             call()

@@ -1,4 +1,4 @@
-"""ONNX Runtime: runs float and QDQ graphs. The only module that imports it."""
+"""ONNX Runtime: runs float and QDQ graphs. The only module that imports it, at first use."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from compiler.errors import ModelError
@@ -37,6 +36,8 @@ class Session:
         optimize: bool = True,
         threads: int = 1,
     ) -> None:
+        import onnxruntime as ort  # slow to import: not for --help
+
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1

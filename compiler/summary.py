@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
@@ -41,13 +41,12 @@ def show_accuracy(reporter: Reporter, name: str, result: Accuracy) -> None:
         cells = [_number(v, d) for v, d in zip(values, digits, strict=True)]
         table.add_row(label, *cells, style="bold" if label == "drop" else None)
     exact = result.bit_exact
-    if not reporter.quiet:
-        reporter.console.print(table)
+    reporter.table(table)
     reporter.stage(
         f"bit-exact to the golden model: {exact.values:,} values of {exact.images} images"
     )
     if result.gate.passed:
-        reporter.stage("[green]gate passed[/green]")
+        reporter.stage("gate passed", "bold green")
     else:
         reporter.warn("gate missed: " + "; ".join(result.gate.reasons))
 
@@ -64,10 +63,9 @@ def show_build(reporter: Reporter, spec: Spec, result: Result) -> None:
         f"{spec.name}: {counts.params:,} parameters, {counts.macs / 1e9:.2f} GMAC "
         f"= {counts.flops / 1e9:.2f} GFLOPs at {shape}"
     )
-    if not reporter.quiet:
-        reporter.console.print(_layers(counts))
-    if result.table is not None and not reporter.quiet:
-        reporter.console.print(_thresholds(result.table))
+    reporter.table(_layers(counts))
+    if result.table is not None:
+        reporter.table(_thresholds(result.table))
     if result.accuracy is not None:
         show_accuracy(reporter, spec.name, result.accuracy)
     if result.latency is not None:
@@ -79,6 +77,20 @@ def show_build(reporter: Reporter, spec: Spec, result: Result) -> None:
         spent = ", ".join(f"{name} {s:.1f} s" for name, s in result.seconds.items())
         reporter.stage(f"bundle {result.bundle}  ({spent})")
         reporter.detail(f"open {result.bundle / 'measured' / 'report.html'} in a browser")
+
+
+def build_json(spec: Spec, result: Result) -> dict[str, Any]:
+    """What a build made, for scripts; null where it was stopped before."""
+    return {
+        "name": spec.name,
+        "bundle": str(result.bundle) if result.bundle else None,
+        "library": str(result.library) if result.library else None,
+        "parameters": result.stats.params,
+        "macs": result.stats.macs,
+        "accuracy": result.accuracy.to_json() if result.accuracy else None,
+        "latency": result.latency.to_json() if result.latency else None,
+        "seconds": {stage: round(s, 2) for stage, s in result.seconds.items()},
+    }
 
 
 def _layers(counts: NetworkStats) -> Table:

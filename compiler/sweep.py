@@ -12,6 +12,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.table import Table
@@ -23,7 +24,7 @@ from compiler.data import Pair
 from compiler.progress import Reporter
 from compiler.runner import Session
 from compiler.spec import SpecFile
-from compiler.store import write_json
+from compiler.store import write_text
 from compiler.verify import pairs_of
 
 IMAGES = 10
@@ -43,6 +44,11 @@ class Variant:
     psnr_drop_db: float = float("nan")
     ssim_drop: float = float("nan")
     failure: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields; the drops are null where there is a failure."""
+        drops = {"psnr_drop_db": None, "ssim_drop": None} if self.failure else {}
+        return asdict(self) | drops
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,7 @@ def sweep(
 ) -> tuple[Variant, ...]:
     """Measures every variant; the best first, those that failed last."""
     found, inner = [], Reporter(reporter.console, quiet=True)
-    for i, settings in enumerate(points := grid.points):
+    for i, settings in enumerate(reporter.track(points := grid.points, "variants")):
         label = " ".join(s.removeprefix("backend.quantize.") for s in settings)
         reporter.stage(f"variant {i + 1} of {len(points)}: {label}")
         try:
@@ -136,50 +142,56 @@ def show(reporter: Reporter, variants: Sequence[Variant]) -> None:
             continue
         bar = "█" * round(_BAR * max(v.psnr_drop_db, 0) / longest) if longest > 0 else ""
         table.add_row(label, f"{v.psnr_drop_db:.4f}", f"{v.ssim_drop:.5f}", bar)
-    reporter.console.print(table)
+    reporter.table(table)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m compiler.sweep",
-        description="Accuracy of many variants of a spec, sharing all stages in common.",
-        epilog="example: python -m compiler.sweep configs/bpp3x_int8.yaml "
-        "--grid calibrate_mode=max,mse,kl_divergence equalize=true,false",
+def parser() -> argparse.ArgumentParser:
+    """Arguments of the command."""
+    result = cli.command(
+        "sweep",
+        "Accuracy of many variants of a spec, sharing all stages in common.",
+        examples=(
+            "configs/bpp3x_int8.yaml --grid calibrate_mode=max,mse equalize=true,false",
+            "configs/bpp3x_int8.yaml --grid calibrate_mode=max,mse --winner best.yaml",
+        ),
     )
-    parser.add_argument("spec", type=Path, metavar="SPEC", help="a build spec, see configs/")
-    parser.add_argument(
+    result.add_argument("spec", type=Path, metavar="SPEC", help="a build spec, see configs/")
+    result.add_argument(
         "--grid",
         nargs="+",
         required=True,
         metavar="KEY=A,B",
         help="values to try; a key without a dot belongs to backend.quantize",
     )
-    parser.add_argument("--set", action="append", default=[], metavar="KEY.PATH=VALUE")
-    parser.add_argument("--images", type=int, default=IMAGES, metavar="N", help="at most so many")
-    parser.add_argument("--winner", type=Path, metavar="FILE", help="write the best one's spec")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all results as JSON")
-    parser.add_argument("--quiet", action="store_true", help="errors and warnings only")
-    return parser
+    result.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY.PATH=VALUE",
+        help="replace a value of the spec in every variant (repeatable)",
+    )
+    result.add_argument(
+        "--images", type=cli.count, default=IMAGES, metavar="N", help=f"at most N, default {IMAGES}"
+    )
+    result.add_argument("--winner", type=Path, metavar="FILE", help="write the best one's spec")
+    return cli.with_output(result, "all variants, the best first,")
 
 
-def _run(args: argparse.Namespace, reporter: Reporter) -> int:
-    if args.images < 1:
-        raise DataError(f"--images {args.images} leaves nothing to measure", fix="give 1 or more")
+def run(args: argparse.Namespace, reporter: Reporter) -> int:
+    """Measures every variant of the grid."""
     overrides = tuple(args.set)
     grid = Grid.parse(args.grid)
     variants = sweep(args.spec, overrides, grid, args.images, reporter)
-    if not args.quiet:
-        show(reporter, variants)
-    if args.json:
-        write_json(args.json, [asdict(v) for v in variants])
+    show(reporter, variants)
+    cli.write_result(args.json, [v.to_json() for v in variants])
     if variants[0].failure:
         raise DataError(f"no variant can be built: {variants[0].failure}", where=str(args.spec))
     if args.winner:
         best = spec.load(args.spec, (*overrides, *variants[0].settings))
-        args.winner.write_text(bundle.dump_spec(best.spec), encoding="utf-8")
+        write_text(args.winner, bundle.dump_spec(best.spec))
         reporter.stage(f"winner's spec written to {args.winner}")
     return 0
 
 
 if __name__ == "__main__":
-    cli.main(_parser(), _run)
+    cli.main(parser(), run)

@@ -159,27 +159,25 @@ def _entry(row: Row, bundle: Bundle, accuracies: Sequence[dict[str, Any]]) -> En
 
 def parser() -> argparse.ArgumentParser:
     """Arguments of the command."""
-    result = argparse.ArgumentParser(
-        prog="python -m compiler.table",
-        description="The published performance table of Bicubic++, its figures beside ours. "
+    result = cli.command(
+        "table",
+        "The published performance table of Bicubic++, its figures beside ours.\n"
         "Builds what is missing.",
+        examples=("", "--markdown table.md", "--hr data/DIV2K/DIV2K_valid_HR --json -"),
     )
-    result.add_argument("--json", type=Path, metavar="FILE", help="write the table as JSON")
     result.add_argument("--markdown", type=Path, metavar="FILE", help="write it as Markdown")
     result.add_argument(
         "--hr", type=Path, metavar="DIR", help="measure on these images instead of the specs'"
     )
     result.add_argument("--out", type=Path, metavar="DIR", help="parent of the bundles")
-    result.add_argument("--quiet", action="store_true", help="errors and warnings only")
-    return result
+    return cli.with_output(result, "the table")
 
 
 def run(args: argparse.Namespace, reporter: Reporter) -> int:
     """Measures what is not measured yet, and shows the table."""
     table = entries(ROWS, CONFIGS, reporter, out=args.out, hr=args.hr)
     published.show(table, reporter)
-    if args.json:
-        store.write_json(args.json, published.to_json(table))
+    cli.write_result(args.json, published.to_json(table))
     if args.markdown:
         store.write_text(args.markdown, published.to_markdown(table) + "\n")
     return 0

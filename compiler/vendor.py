@@ -279,17 +279,17 @@ def _staged(ops: Sequence[ProcessOp], rgb: NDArray[np.uint8]) -> NDArray[np.uint
 
 def parser() -> argparse.ArgumentParser:
     """Arguments of the command."""
-    result = argparse.ArgumentParser(
-        prog="python -m compiler.vendor",
-        description="Export a bundle for the vendor's compiler: spec, network, pre-processing "
-        "operator, calibration images.",
+    result = cli.command(
+        "vendor",
+        "Export a bundle for the vendor's compiler: spec, network, pre-processing operator,\n"
+        "calibration images.",
+        examples=("artifacts/bpp3x_int8 for_vendor",),
     )
-    result.add_argument("bundle", type=Path, metavar="BUNDLE")
+    result.add_argument("bundle", type=Path, metavar="BUNDLE", help="a bundle's directory")
     result.add_argument(
         "out", type=Path, metavar="DIR", help="a new directory, or an earlier export"
     )
-    result.add_argument("--quiet", action="store_true", help="errors and warnings only")
-    return result
+    return cli.with_output(result)
 
 
 def run(args: argparse.Namespace, reporter: Reporter) -> int:

@@ -18,7 +18,7 @@ from calib import bicubic
 from calib.errors import DataError
 from calib.images import digest
 from calib.qparams import F32
-from compiler import accuracy, cli, crops, reference, scaling, summary
+from compiler import accuracy, cli, crops, reference, scaling, summary, vectors
 from compiler import bundle as bundle_module
 from compiler.accuracy import Accuracy, BitExactness, ImageAccuracy
 from compiler.bundle import Bundle
@@ -29,7 +29,6 @@ from compiler.errors import BundleError, NotBitExactError
 from compiler.progress import Reporter
 from compiler.scaling import Rgb
 from compiler.spec import Gate, Protocol, Verify
-from compiler.store import write_json
 
 Array = NDArray[np.generic]
 EXACT_SAMPLES = 3  # images of a set on which the golden model runs too
@@ -172,19 +171,22 @@ def _vendor(engine: Engine, name: str, lr: Rgb, hr: Rgb) -> Answers:
     )
 
 
-def check_main_library(engine: Engine, lr: Rgb) -> BitExactness:
-    """Compares `mod.so` itself with the golden model on one image stretched to the spec's size.
+def check_main_libraries(engine: Engine) -> BitExactness:
+    """Compares `mod.so` and its portable twin with the golden model at the spec's size.
+
+    The input is the one whose answer golden/main.json records.
 
     Raises:
         NotBitExactError: they differ.
     """
     net, size = engine.main_net, engine.main_size
-    frames = net.input_tensor.kind == "uint8"
-    x: Array = (
-        scaling.stretch(lr, size)[None] if frames else scaling.vendor_input(engine.ops, lr, size)
-    )
-    y = engine.library(net, size)(x)
-    return BitExactness(True, 1, require_equal(reference.run(net, x), y, "mod.so"))
+    x = vectors.main_input(vectors.small_input(net.input_tensor.channels), net, size)
+    golden = reference.run(net, x)
+    values = require_equal(golden, engine.library(net, size)(x), bundle_module.LIBRARY)
+    if engine.portable:
+        portable = engine.portable.library(net, size)(x)
+        values += require_equal(golden, portable, bundle_module.PORTABLE_LIBRARY)
+    return BitExactness(True, 1, values)
 
 
 def require_equal(golden: Array, library: Array, where: str) -> int:
@@ -227,7 +229,7 @@ def measure_engine(
         gate=options.gate,
         reporter=reporter,
     )
-    exact = check_main_library(engine, kept[0].read_lr())
+    exact = check_main_libraries(engine)
     return with_main_library(result, exact), warnings
 
 
@@ -249,35 +251,40 @@ def _options(bundle: Bundle, args: argparse.Namespace) -> Verify:
     return options
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m compiler.verify",
-        description="Re-measure accuracy, bit-exactness and digests of bundles.",
-        epilog="Exit status: 0 ok, 1 gate missed, 2 bad input or tampered bundle, 3 the library "
-        "differs from the golden model.",
+def parser() -> argparse.ArgumentParser:
+    """Arguments of the command."""
+    result = cli.command(
+        "verify",
+        "Re-measure accuracy, bit-exactness and digests of bundles.",
+        examples=(
+            "",
+            "artifacts/bpp3x_int8 --hr Set5/HR",
+            "artifacts/bpp3x_int8 --protocol vendor --json accuracy.json",
+        ),
+        status="0 ok, 1 gate missed, 2 bad input or tampered bundle,\n"
+        "3 the library differs from the golden model",
     )
-    parser.add_argument(
+    result.add_argument(
         "bundles",
         nargs="*",
         type=Path,
         metavar="BUNDLE",
         help="bundle directories; default: every bundle in artifacts/",
     )
-    parser.add_argument("--hr", metavar="DIR", help="ground truth images instead of the spec's")
-    parser.add_argument("--lr", metavar="DIR", help="their LR images; default: MATLAB bicubic")
-    parser.add_argument(
+    result.add_argument("--hr", metavar="DIR", help="ground truth images instead of the spec's")
+    result.add_argument("--lr", metavar="DIR", help="their LR images; default: MATLAB bicubic")
+    result.add_argument(
         "--subset",
         choices=["bicubic_plusplus_48"],
         help="the 48 DIV2K validation images of the Bicubic++ authors",
     )
-    parser.add_argument("--scale", type=int, metavar="N", help="the expected rate, as a check")
-    parser.add_argument("--protocol", choices=["standard", "vendor"], help="default: the spec's")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON")
-    parser.add_argument("--quiet", action="store_true", help="errors and warnings only")
-    return parser
+    result.add_argument("--scale", type=int, metavar="N", help="the expected rate, as a check")
+    result.add_argument("--protocol", choices=["standard", "vendor"], help="default: the spec's")
+    return cli.with_output(result, "accuracy.json's object, {name: object} of several bundles,")
 
 
-def _run(args: argparse.Namespace, reporter: Reporter) -> int:
+def run(args: argparse.Namespace, reporter: Reporter) -> int:
+    """Measures every bundle; 1 where a gate is missed."""
     paths = args.bundles or bundle_module.find(Path("artifacts"))
     if not paths:
         raise BundleError(
@@ -293,11 +300,10 @@ def _run(args: argparse.Namespace, reporter: Reporter) -> int:
             reporter.warn(warning)
         summary.show_accuracy(reporter, bundle.name, result)
         results[bundle.name] = result
-    if args.json:
-        objects = {name: result.to_json() for name, result in results.items()}
-        write_json(args.json, objects if len(objects) > 1 else next(iter(objects.values())))
+    objects = {name: result.to_json() for name, result in results.items()}
+    cli.write_result(args.json, objects if len(objects) > 1 else next(iter(objects.values())))
     return 0 if all(result.gate.passed for result in results.values()) else 1
 
 
 if __name__ == "__main__":
-    cli.main(_parser(), _run)
+    cli.main(parser(), run)

@@ -20,29 +20,26 @@ from compiler.errors import FrontendError, SpecError
 from compiler.floatnet import FloatNetwork
 from compiler.progress import Reporter
 from compiler.spec import SpecFile
-from compiler.store import write_json, write_text
+from compiler.store import write_text
 from compiler.target import Figure
 
 _HARDWARE = "hardware."
-EPILOG = """\
-examples:
-  python -m compiler.cost configs/bpp3x_int8.yaml
-  python -m compiler.cost artifacts/bpp3x_int8 --set hardware.bandwidth_gbs=64
-  python -m compiler.cost configs/bpp3x_int8.yaml --set backend.output.dtype=uint8 --json cost.json
-
-exit status: 0 ok, 2 bad input
-"""
 
 
 def parser() -> argparse.ArgumentParser:
     """Arguments of the command."""
-    result = argparse.ArgumentParser(
-        prog="python -m compiler.cost",
-        description="Estimate time and memory traffic of a network on its target.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    result = cli.command(
+        "cost",
+        "Estimate time and memory traffic of a network on its target.",
+        examples=(
+            "configs/bpp3x_int8.yaml",
+            "artifacts/bpp3x_int8 --set hardware.bandwidth_gbs=64",
+            "configs/bpp3x_int8.yaml --set backend.output.dtype=uint8 --json cost.json",
+        ),
     )
-    result.add_argument("path", type=Path, metavar="SPEC_OR_BUNDLE")
+    result.add_argument(
+        "path", type=Path, metavar="SPEC_OR_BUNDLE", help="a build spec, or a bundle's directory"
+    )
     result.add_argument(
         "--set",
         action="append",
@@ -50,10 +47,8 @@ def parser() -> argparse.ArgumentParser:
         metavar="KEY.PATH=VALUE",
         help="what if: a figure of the target (hardware.NAME=VALUE) or a value of the spec",
     )
-    result.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
     result.add_argument("--svg", type=Path, metavar="FILE", help="draw the roofline")
-    result.add_argument("--quiet", action="store_true", help="errors only")
-    return result
+    return cli.with_output(result, "all figures")
 
 
 def run(args: argparse.Namespace, reporter: Reporter) -> int:
@@ -71,8 +66,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
     cost = of_spec(net, file, hardware, built_for.name)
     checked = checks(hardware)
     show(cost, checked, reporter)
-    if args.json:
-        write_json(args.json, cost.to_json() | {"checks": [c.to_json() for c in checked]})
+    cli.write_result(args.json, cost.to_json() | {"checks": [c.to_json() for c in checked]})
     if args.svg:
         write_text(args.svg, svg.standalone(roofline(cost)))
     return 0
