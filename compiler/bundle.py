@@ -1,7 +1,9 @@
 """The bundle: the directory of one build that anyone can run, check and publish.
 
-spec.yaml fp32.onnx qdq.onnx mod.so network.json calibration.json accuracy.json accuracy.csv golden/
+spec.yaml fp32.onnx qdq.onnx network.json calibration.json accuracy.json accuracy.csv golden/
+mod.so mod.portable.so                 the library, and the same for any x86-64 processor
 vendor.yaml vdsp_params.json           the same build for the vendor's compiler
+provenance.json                        in-toto statement: what all this was made from
 manifest.json manifest.sha256          deterministic: same inputs, same bytes
 measured/                              what depends on the clock, with a manifest of its own
 """
@@ -18,21 +20,20 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import yaml
-from numpy.typing import NDArray
 
-from compiler import host, network, qdq, reference, store
+from compiler import host, provenance, qdq, store, vectors
 from compiler.engine import Engine
 from compiler.errors import BundleError, ModelError
+from compiler.host import Host
 from compiler.spec import Spec
 from compiler.store import Store
 
 FORMAT = 1
-LIBRARY = "mod.so"
+LIBRARY, PORTABLE_LIBRARY = "mod.so", "mod.portable.so"
 MANIFEST, SEAL, MEASURED = "manifest.json", "manifest.sha256", "measured"
-GOLDEN_SIZE = (48, 64)
+PROVENANCE, GOLDEN = "provenance.json", "golden"
 _TOOLS = ("numpy", "onnx", "onnxruntime", "onnxsim", "apache-tvm", "opencv-python-headless")
 
 
@@ -52,32 +53,47 @@ class Bundle:
 
 
 def load(path: Path) -> Bundle:
-    """Opens a bundle: checks its digests and the instruction set of its library.
+    """Opens a bundle: checks its digests, and picks the library that this machine can run.
 
     Raises:
         BundleError: not a bundle, incomplete, or changed; names the file.
-        HostError: its library needs features that this machine lacks.
+        HostError: none of its libraries runs here; names what the machine lacks.
     """
     manifest = check(path)
     try:
         build_spec = Spec.model_validate(yaml.safe_load((path / "spec.yaml").read_text("utf-8")))
-        built_for = host.Host(**manifest["host"])
+        library, runs_as = _fitting(manifest)
         fp32, quantized = (onnx.load(path / name) for name in ("fp32.onnx", "qdq.onnx"))
         calibrated_on = frozenset(manifest["calibration"]["images"])
         net = qdq.read(quantized)
     except (ValueError, KeyError, TypeError, OSError, ModelError) as error:
         raise _not_a_bundle(path, f"it cannot be read: {error}") from error
-    host.require(built_for.isa)
+    portable = path / PORTABLE_LIBRARY
     engine = Engine(
         spec=build_spec,
         fp32=fp32,
         net=net,
-        host=built_for,
+        host=runs_as,
         libraries=Store(path.resolve().parent / ".store"),
         calibrated_on=calibrated_on,
-        main_library=path / LIBRARY,
+        main_library=path / library,
+        portable_library=portable if portable.exists() else None,
     )
     return Bundle(path, build_spec, manifest, engine)
+
+
+def _fitting(manifest: Mapping[str, Any]) -> tuple[str, Host]:
+    """The library for this machine: the native one where its instruction set is here.
+
+    Raises:
+        HostError: neither fits; names the features that the native one needs.
+    """
+    native = Host(**manifest["host"])
+    if host.supports(native.isa) or PORTABLE_LIBRARY not in manifest["files"]:
+        host.require(native.isa)
+        return LIBRARY, native
+    host.require("portable")
+    return PORTABLE_LIBRARY, Host("portable", native.threads)
 
 
 def find(folder: Path) -> tuple[Path, ...]:
@@ -91,33 +107,36 @@ def write(
     folder: Path,
     engine: Engine,
     *,
-    library: Path,
     texts: Mapping[str, str],
-    provenance: Mapping[str, Any],
+    origin: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Fills `folder` (a temporary name, see `store.atomic`) with the deterministic files.
 
     Returns the manifest.
 
     Args:
-        library: the compiled library of the spec's shape.
         texts: file name to content: network.json, calibration.json, accuracy.json, accuracy.csv.
-        provenance: manifest entries `spec_sha256`, `model` and `calibration`.
+        origin: manifest entries `model` and `calibration`.
     """
     folder.mkdir()
     (folder / "spec.yaml").write_text(dump_spec(engine.spec), encoding="utf-8")
     for name, model in (("fp32.onnx", engine.fp32), ("qdq.onnx", qdq.write(engine.net))):
         (folder / name).write_bytes(model.SerializeToString(deterministic=True))
-    (folder / LIBRARY).write_bytes(library.read_bytes())
+    for name, made in ((LIBRARY, engine), (PORTABLE_LIBRARY, engine.portable)):
+        if made is not None:
+            library = made.library_path(made.main_net, made.main_size)
+            (folder / name).write_bytes(library.read_bytes())
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
-    _write_golden(folder / "golden", engine.net)
+    vectors.write(folder / GOLDEN, engine)
+    _write_provenance(folder, engine, origin)
     manifest: dict[str, Any] = {
         "format": FORMAT,
         "name": engine.spec.name,
-        **provenance,
+        **origin,
         "host": {"isa": engine.host.isa, "threads": engine.host.threads},
         "tools": versions(),
+        "provenance": PROVENANCE,
         "files": digests(folder),
     }
     text = json.dumps(manifest, indent=2) + "\n"
@@ -127,13 +146,30 @@ def write(
     return manifest
 
 
+def _write_provenance(folder: Path, engine: Engine, origin: Mapping[str, Any]) -> None:
+    statement = provenance.statement(
+        spec=engine.spec,
+        host=engine.host,
+        model=origin["model"],
+        images=origin["calibration"]["images"],
+        tools=versions(),
+        files=digests(folder),
+    )
+    text = json.dumps(statement, indent=2) + "\n"
+    (folder / PROVENANCE).write_text(text, encoding="utf-8")
+
+
 def write_measured(folder: Path, files: Mapping[str, str]) -> None:
-    """Fills `folder`/measured and seals it with a manifest of its own."""
+    """Fills `folder`/measured and seals it with a manifest of its own, which names the bundle's."""
     measured = folder / MEASURED
     measured.mkdir()
     for name, text in files.items():
         (measured / name).write_text(text, encoding="utf-8")
-    manifest = {"machine": machine(), "files": digests(measured)}
+    manifest = {
+        "bundle": store.file_sha256(folder / MANIFEST),
+        "machine": machine(),
+        "files": digests(measured),
+    }
     (measured / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 
@@ -156,10 +192,14 @@ def check(path: Path) -> dict[str, Any]:
     measured = path / MEASURED
     if measured.is_dir():
         try:
-            recorded = json.loads((measured / MANIFEST).read_text(encoding="utf-8"))["files"]
-        except (OSError, ValueError, KeyError) as error:
+            recorded = json.loads((measured / MANIFEST).read_text(encoding="utf-8"))
+            of_this_bundle = recorded["bundle"] == seal
+            listed: dict[str, str] = recorded["files"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise _changed(measured / MANIFEST) from error
-        _compare(measured, recorded, frozenset({MANIFEST}))
+        if not of_this_bundle:
+            raise _changed(measured / MANIFEST)
+        _compare(measured, listed, frozenset({MANIFEST}))
     return manifest
 
 
@@ -196,27 +236,6 @@ def machine() -> dict[str, Any]:
 def dump_spec(value: Spec) -> str:
     """The spec with all defaults written out, as YAML that `spec.load` accepts."""
     return yaml.safe_dump(value.model_dump(mode="json"), sort_keys=False, width=100)
-
-
-def golden_input(channels: int) -> NDArray[np.float32]:
-    """The input of golden/: seeded noise over a ramp, float32 [1, C, 48, 64] in [0, 1]."""
-    height, width = GOLDEN_SIZE
-    rng = np.random.default_rng(0)
-    ramp = np.linspace(0, 1, width, dtype=np.float32)
-    noise = rng.random((1, channels, height, width), dtype=np.float32)
-    mixed: NDArray[np.float32] = (ramp + noise) / np.float32(2)
-    return mixed
-
-
-def _write_golden(folder: Path, net: network.Network) -> None:
-    """A small input and the golden model's answer: any other implementation can check itself."""
-    folder.mkdir()
-    x = golden_input(net.input_tensor.channels)
-    np.save(folder / "input.npy", x)
-    for name, value in reference.trace(net, x):
-        if name in (net.ops[0].output, net.output):
-            label = "output" if name == net.output else "quantized_input"
-            np.save(folder / f"{label}.npy", value)
 
 
 def _not_a_bundle(path: Path, why: str) -> BundleError:

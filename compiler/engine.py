@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -40,6 +40,7 @@ class Engine:
         calibrated_on: content digests of the calibration images.
         libraries: where libraries of other sizes than the main one are kept.
         main_library: the compiled library of the spec's shape and types, if there is one.
+        portable_library: the same for any x86-64 processor, if there is one.
     """
 
     spec: Spec
@@ -49,6 +50,7 @@ class Engine:
     libraries: Store
     calibrated_on: frozenset[str] = frozenset()
     main_library: Path | None = None
+    portable_library: Path | None = None
     _loaded: dict[Path, Library] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -84,6 +86,16 @@ class Engine:
         """The variant that `mod.so` computes."""
         backend = self.spec.backend
         return self.variant(backend.input.dtype, backend.output.dtype)
+
+    @property
+    def portable(self) -> Engine | None:
+        """The same network with libraries for any x86-64 processor; None where this one is that."""
+        if self.host.isa == "portable":
+            return None
+        any_host = Host("portable", self.host.threads)
+        return replace(
+            self, host=any_host, main_library=self.portable_library, portable_library=None
+        )
 
     def library_path(self, net: Network, size: Size) -> Path:
         """The compiled library of a variant for one size: the main one, or from the store."""

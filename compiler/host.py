@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,12 +65,23 @@ def detect(isa: str | None = None, threads: int | None = None) -> Host:
     return host
 
 
+def supports(isa: str) -> bool:
+    """Whether this machine can run `isa`."""
+    return _x86() and FEATURES[Host(isa, 1).isa] <= cpu_features()
+
+
 def require(isa: str) -> None:
     """Does nothing where this machine can run `isa`.
 
     Raises:
         HostError: names the missing features.
     """
+    if not _x86():
+        raise HostError(
+            f"libraries are x86-64 code, and this processor is {platform.machine()}",
+            where=f"instruction set {isa}",
+            fix="use an x86-64 machine",
+        )
     missing = sorted(FEATURES[Host(isa, 1).isa] - cpu_features())
     if missing:
         raise HostError(
@@ -77,6 +89,10 @@ def require(isa: str) -> None:
             where="/proc/cpuinfo",
             fix="build on this machine, or use the portable library",
         )
+
+
+def _x86() -> bool:
+    return platform.machine().lower() in ("x86_64", "amd64")
 
 
 def cpu_features() -> frozenset[str]:

@@ -143,6 +143,8 @@ def run(
         engine = Engine(spec, fp32, net, machine, kept, frozenset(observed.digests))
         with reporter.busy("compiling the library"):
             main_library = engine.library_path(engine.main_net, engine.main_size)
+            if engine.portable:
+                engine.portable.library_path(engine.main_net, engine.main_size)
     if until == "compile":
         return Result(counts, table, net, library=main_library, seconds=clock.seconds)
 
@@ -163,7 +165,6 @@ def run(
         manifest = bundle.write(
             temporary,
             engine,
-            library=main_library,
             texts={
                 "network.json": json.dumps(counts.to_json(), indent=2) + "\n",
                 "calibration.json": table.to_json(),
@@ -172,7 +173,7 @@ def run(
                 "accuracy.csv": result.to_csv(),
                 **for_vendor,
             },
-            provenance={
+            origin={
                 "model": {
                     "path": spec.frontend.checkpoint,
                     "sha256": store.file_sha256(Path(spec.frontend.checkpoint)),

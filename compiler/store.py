@@ -61,7 +61,7 @@ def key(stage: str, *parts: Any) -> str:
     Args:
         parts: bytes, or values that JSON can hold (dicts are ordered by key).
     """
-    digest = hashlib.sha256(f"{stage} {_source_digest()}".encode())
+    digest = hashlib.sha256(f"{stage} {source_digest()}".encode())
     for part in parts:
         data = part if isinstance(part, bytes) else json.dumps(part, sort_keys=True).encode()
         digest.update(len(data).to_bytes(8, "little"))
@@ -70,7 +70,7 @@ def key(stage: str, *parts: Any) -> str:
 
 
 @functools.cache
-def _source_digest() -> str:
+def source_digest() -> str:
     """sha256 of our own source: a result of other code is another result."""
     digest = hashlib.sha256()
     here = Path(__file__).parents[1]
