@@ -90,6 +90,34 @@ def quantize(x: F32, q: QParams) -> I8:
     return round_clamp(v, q.zero_point, INT8_MIN, INT8_MAX).astype(np.int8)
 
 
+def normalize(x: F32, mean: F32, std: F32) -> F32:
+    """(x - mean[c]) / std[c], each operation rounded once to binary32.
+
+    Args:
+        x: [C, ...].
+        mean, std: [C], or [1] for all channels; std is positive.
+    """
+    column = (-1, *[1] * (x.ndim - 1))
+    with np.errstate(over="ignore", invalid="ignore"):
+        return (x.astype(np.float32) - mean.reshape(column)) / std.reshape(column)
+
+
+def input_divisor(std: F32, s: float) -> F32:
+    """d[c] = std[c] * s in binary64, as binary32: the one division of a normalized graph input."""
+    return _multiplier(std.astype(np.float64) * np.float64(np.float32(s)))
+
+
+def quantize_normalized(x: F32, mean: F32, std: F32, q: QParams) -> I8:
+    """clamp(rne((x - mean[c]) / d[c]) + z), d = `input_divisor`; `quantize` where mean 0, std 1.
+
+    Args:
+        x: [C, ...].
+        mean, std: [C], or [1] for all channels.
+    """
+    v = normalize(x, mean, input_divisor(std, q.scale))
+    return round_clamp(v, q.zero_point, INT8_MIN, INT8_MAX).astype(np.int8)
+
+
 def dequantize(q_x: I8, q: QParams) -> F32:
     """s * (q - z) in binary32."""
     return (q_x.astype(np.float32) - np.float32(q.zero_point)) * np.float32(q.scale)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 
 import numpy as np
 
@@ -12,8 +12,10 @@ from calib import qparams
 from calib.errors import CalibrationError
 from calib.histogram import Histogram
 from calib.methods import Method
-from calib.qparams import QParams
+from calib.qparams import F32, INT8_MAX, INT8_MIN, QParams
 
+LOSSLESS = "lossless"  # the method of `lossless`, in tables
+_ON_A_STEP = 0.02  # of a step: rounding of binary32 on the way is far below
 VISIBLE_CLIPPING = 0.001  # fraction of a tensor's values
 MOVING_THRESHOLD = 0.1  # relative change between the two halves of a set
 
@@ -122,6 +124,30 @@ def from_range(
         zero_point=q.zero_point,
         clipped_fraction=_clipped_fraction(hist, low, high),
     )
+
+
+def lossless(hist: Histogram, values: F32, symmetric: bool) -> TensorCalibration | None:
+    """The calibration of an image that int8 represents exactly, or None where none does.
+
+    An 8-bit image takes 256 values with equal steps between them. With that step for the scale, and
+    where the values then are integers of int8, nothing is lost; a threshold a little higher or
+    lower would round nearly every pixel.
+
+    Args:
+        values: what the network makes of every byte, binary32 [C, 256].
+    """
+    step = float(values[0, -1] - values[0, 0]) / (values.shape[1] - 1)
+    if not step > 0:
+        return None
+    low, high = (-INT8_MAX * step, INT8_MAX * step)
+    if not symmetric:
+        low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
+    found = from_range(hist, float(np.float32(low)), float(np.float32(high)), LOSSLESS, symmetric)
+    steps = values.astype(np.float64) / found.scale
+    q = np.rint(steps) + found.zero_point
+    exact = np.abs(steps - np.rint(steps)).max() < _ON_A_STEP
+    fits = q.min() >= INT8_MIN and q.max() <= INT8_MAX
+    return replace(found, clipped_fraction=0.0) if exact and fits else None
 
 
 def _clipped_fraction(hist: Histogram, low: float, high: float) -> float:

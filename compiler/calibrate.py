@@ -123,7 +123,7 @@ class _Activations:
 
     def __init__(self, net: FloatNetwork, ops: Sequence[ProcessOp], threads: int) -> None:
         self.net, self.ops = net, ops
-        self.input = net.ops[0].output
+        self.input = net.quantize_input.output
         self.names = [name for name in net.rounding_points if name != self.input]
         self.session = None
         if self.names:
@@ -151,23 +151,31 @@ class _Activations:
                 where=f"image {photo.name}",
                 fix="add a Resize or CenterCrop to dataset.process_ops",
             ) from error
-        yield self.input, x
+        yield self.input, self.net.quantize_input.normalized(x)
         if self.session is not None:
             results = self.session.run_all({self.net.input: x[None]})
             yield from ((name, value[0]) for name, value in zip(self.names, results, strict=True))
 
 
 def choose(
-    net: FloatNetwork, observed: Observed, method: Method, *, symmetric: bool
+    net: FloatNetwork,
+    observed: Observed,
+    method: Method,
+    *,
+    symmetric: bool,
+    byte_values: F32 | None = None,
 ) -> tuple[CalibrationTable, tuple[str, ...]]:
     """The threshold of every rounding point, and reasons to doubt them.
 
+    Args:
+        byte_values: what pre-processing makes of every byte of an image, binary32 [C, 256]: where
+            int8 holds them all, the graph input takes the scale that loses nothing.
     Returns:
         The table and warnings: thresholds that still move between two halves of the images, and
         visible clipping.
     """
 
-    groups = concat_groups(net)
+    groups, first = concat_groups(net), net.quantize_input
 
     def table(histograms: Mapping[str, Histogram]) -> CalibrationTable:
         own = {n: calib_table.calibrate(h, method, symmetric) for n, h in histograms.items()}
@@ -182,6 +190,10 @@ def choose(
             for group in groups
             for name in group
         }
+        if byte_values is not None and first.output not in shared:
+            hist, values = histograms[first.output], first.normalized(byte_values)
+            if exact := calib_table.lossless(hist, values, symmetric):
+                own[first.output] = exact
         return CalibrationTable(own | shared)
 
     whole = table(observed.histograms)

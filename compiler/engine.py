@@ -74,8 +74,11 @@ class Engine:
     def frame_table(self) -> I8 | None:
         """int8 [C, 256], Quantize(process_ops(u)); None where a byte is not all that matters."""
         table = pointwise_table(scaling.colour_ops(self.ops), self.net.input_tensor.channels)
-        q = self.net.tensors[self.net.ops[0].output].q
-        return None if table is None else qparams.quantize(table, q)
+        first = self.net.quantize_input
+        q = self.net.tensors[first.output].q
+        if table is None:
+            return None
+        return qparams.quantize_normalized(table, first.mean, first.std, q)
 
     def variant(self, input_kind: network.Kind, output_kind: network.Kind) -> Network:
         """The integer network with other element types at its ends."""

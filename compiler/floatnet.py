@@ -41,6 +41,13 @@ class FloatNetwork:
     output: str
 
     @property
+    def quantize_input(self) -> QuantizeInput:
+        """The first operator."""
+        first = self.ops[0]
+        assert isinstance(first, QuantizeInput)
+        return first
+
+    @property
     def convs(self) -> tuple[FloatConv, ...]:
         """The convolutions, in topological order."""
         return tuple(op for op in self.ops if isinstance(op, FloatConv))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from onnx.helper import get_attribute_value
 
+from calib.qparams import F32, F64
 from compiler.errors import ModelError, UnsupportedOperatorError
 from compiler.floatnet import FloatConv, FloatNetwork, FloatOp
 from compiler.network import (
@@ -144,8 +145,10 @@ class _Reader:
         self.names[node.output[0]] = op.output
         self.channels[op.output] = channels
 
-    def grow(self, node: onnx.NodeProto, index: int, step: Step) -> None:
-        """Appends `step` to the open chain that makes input `index`, and moves it to the end."""
+    def grow(
+        self, node: onnx.NodeProto, index: int, grown: Callable[[FloatConv], FloatConv]
+    ) -> None:
+        """Moves the open chain that makes input `index` to the end, changed by `grown`."""
         old = self.names[node.input[index]]
         position = self.chains.pop(old)
         conv = self.ops.pop(position)
@@ -155,7 +158,7 @@ class _Reader:
         self.channels[output] = self.channels.pop(old)
         self.chains[output] = len(self.ops)
         self.names[output] = output
-        self.ops.append(replace(conv, output=output, steps=(*conv.steps, step)))
+        self.ops.append(replace(grown(conv), output=output))
 
     def is_open(self, name: str) -> bool:
         """Whether `name` is the end of a chain with no other reader."""
@@ -200,11 +203,14 @@ def _activation(reader: _Reader, node: onnx.NodeProto) -> None:
     else:
         default = 0.0 if node.op_type == "Relu" else 0.01
         alpha = np.array([_attributes(node).get("alpha", default)], np.float32)
-    reader.grow(node, 0, Activation(alpha))
+    reader.grow(node, 0, _followed_by(Activation(alpha)))
 
 
 def _add(reader: _Reader, node: onnx.NodeProto) -> None:
     known = [name for name in node.input if name in reader.names]
+    if len(known) == 1:
+        _scale_and_shift(reader, node)
+        return
     candidates = [i for i, name in enumerate(node.input) if reader.is_open(name)]
     if len(known) != 2 or not candidates:
         raise unsupported(node, "an Add is defined only as the epilogue of a convolution")
@@ -213,7 +219,79 @@ def _add(reader: _Reader, node: onnx.NodeProto) -> None:
     if reader.channels[residual] != reader.channels[reader.names[node.input[later]]]:
         raise unsupported(node, "its operands differ in channels; broadcasting is not defined")
     reader.chains.pop(residual, None)
-    reader.grow(node, later, Residual(residual))
+    reader.grow(node, later, _followed_by(Residual(residual)))
+
+
+def _followed_by(step: Step) -> Callable[[FloatConv], FloatConv]:
+    return lambda conv: replace(conv, steps=(*conv.steps, step))
+
+
+def _scale_and_shift(reader: _Reader, node: onnx.NodeProto) -> None:
+    """x * gain + offset by constants: the normalization of the image, or part of a convolution."""
+    index = next((i for i, name in enumerate(node.input) if name in reader.names), None)
+    if index is None or (index == 1 and node.op_type in ("Sub", "Div")):
+        raise unsupported(node, "it must take a constant from, or divide by one, what is computed")
+    name = node.input[index]
+    gain, offset = _gain_and_offset(reader, node, 1 - index)
+    position = reader.chains.get(reader.names[name], 0)
+    op, only_reader = reader.ops[position], reader.uses[name] == 1
+    if isinstance(op, QuantizeInput) and reader.names[name] == op.output and only_reader:
+        reader.ops[0] = _normalized(reader, node, op, gain, offset)
+        reader.names[node.output[0]] = op.output
+    elif isinstance(op, FloatConv) and reader.is_open(name) and not op.steps:
+        weight = (op.weight * gain[:, None, None, None]).astype(np.float32)
+        bias = (op.bias * gain + offset).astype(np.float32)
+        reader.grow(node, index, lambda conv: replace(conv, weight=weight, bias=bias))
+    else:
+        raise unsupported(
+            node,
+            "arithmetic with a constant is defined only right behind a convolution, or right "
+            "behind the graph input where nothing else reads that",
+        )
+
+
+def _gain_and_offset(reader: _Reader, node: onnx.NodeProto, index: int) -> tuple[F64, F64]:
+    """The constant operand as y = gain x + offset: binary64 [C] each."""
+    value = reader.constant(node, index).astype(np.float64)
+    channels = reader.channels[reader.names[node.input[1 - index]]]
+    if value.size != 1 and (value.shape[-3:-2] != (channels,) or value.size != channels):
+        raise unsupported(node, "its constant is neither one number nor one per channel")
+    constant = np.broadcast_to(value.reshape(-1), channels)
+    zero, one = np.zeros(channels), np.ones(channels)
+    match node.op_type:
+        case "Add":
+            return one, constant
+        case "Sub":
+            return one, -constant
+        case "Mul":
+            return constant, zero
+        case _:
+            if not constant.all():
+                raise ModelError(
+                    "it divides by zero", where=f"node {node.name or node.output[0]} (Div)"
+                )
+            return 1 / constant, zero
+
+
+def _normalized(
+    reader: _Reader, node: onnx.NodeProto, op: QuantizeInput, gain: F64, offset: F64
+) -> QuantizeInput:
+    """`op` with one more step: gain ((x - mean) / std) + offset is (x - mean') / std'."""
+    if gain.min() <= 0:
+        raise unsupported(node, "the image may be normalized by positive factors only")
+    channels = len(gain)
+    mean, std = (np.broadcast_to(v.astype(np.float64), channels) for v in (op.mean, op.std))
+    with np.errstate(over="ignore"):
+        new_mean = (mean - offset * std / gain).astype(np.float32)
+        new_std = (std / gain).astype(np.float32)
+    if not (np.isfinite(new_mean).all() and np.isfinite(new_std).all() and new_std.min() > 0):
+        raise unsupported(node, "the normalization of the image leaves the range of binary32")
+    return replace(op, mean=_shortest(new_mean), std=_shortest(new_std))
+
+
+def _shortest(values: F32) -> F32:
+    """One number where all channels have the same."""
+    return values[:1] if (values == values[0]).all() else values
 
 
 def _depth_to_space(reader: _Reader, node: onnx.NodeProto) -> None:
@@ -273,6 +351,9 @@ READERS: dict[str, Callable[[_Reader, onnx.NodeProto], None]] = {
     "LeakyRelu": _activation,
     "PRelu": _activation,
     "Add": _add,
+    "Sub": _scale_and_shift,
+    "Mul": _scale_and_shift,
+    "Div": _scale_and_shift,
     "DepthToSpace": _depth_to_space,
     "Concat": _concat,
     "MaxPool": _max_pool,

@@ -13,6 +13,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
+from calib.qparams import input_divisor
 from compiler.errors import UnsupportedOperatorError
 from compiler.host import Host
 from compiler.kernels import move
@@ -259,9 +260,10 @@ def _lower_input(item: Item, p: Problem) -> Kernel:
     height, width = p.sizes[op.input]
     stage = Stage(op.name, (Read(op.input),), op.output)
     if op.table is None:
-        return move.Quantize(
-            stage, height, width, p.isa, {}, "division", p.net.tensors[op.output].q
-        )
+        q, channels = p.net.tensors[op.output].q, p.net.tensors[op.input].channels
+        divisor = input_divisor(op.std, q.scale)
+        mean, divisor = (np.broadcast_to(v, channels) for v in (op.mean, divisor))
+        return move.Quantize(stage, height, width, p.isa, {}, "division", q, mean, divisor)
     if line := move.line_through(op.table):
         return move.Line(stage, height, width, p.isa, {}, "table, as a line", *line)
     return move.Lookup(stage, height, width, p.isa, move.table_constants(op, p.isa), "table")

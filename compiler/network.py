@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from calib import qparams
 from calib.qparams import F32, I8, I32, INT8_MAX, INT8_MIN, QParams
 from compiler.errors import AccumulatorOverflowError, CapabilityError, SizeError
 
@@ -97,17 +98,32 @@ class Conv(ConvChain):
 
 @dataclass(frozen=True, eq=False)
 class QuantizeInput:
-    """The graph input to int8: Quantize for float32; for uint8 `table[c, u]` (int8 [C, 256])."""
+    """The graph input to int8, with the normalization that the network begins with.
+
+    float32: clamp(rne((x - mean[c]) / d[c]) + z), d[c] = std[c] * s (`qparams.quantize_normalized`;
+    mean 0 and std 1 is Quantize itself). uint8: `table[c, u]` (int8 [C, 256]).
+    """
 
     name: str
     input: str
     output: str
     table: I8 | None = None
+    mean: F32 = field(default_factory=lambda: np.zeros(1, np.float32))  # [C] or [1]
+    std: F32 = field(default_factory=lambda: np.ones(1, np.float32))  # [C] or [1], positive
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """The graph input."""
         return (self.input,)
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether the network begins with a normalization."""
+        return bool(self.mean.any() or (self.std != 1).any())
+
+    def normalized(self, x: F32) -> F32:
+        """What is rounded, of a graph input x: binary32 [C, H, W]."""
+        return qparams.normalize(x, self.mean, self.std) if self.normalizes else x
 
 
 @dataclass(frozen=True)
@@ -190,6 +206,13 @@ class Network:
     tensors: Mapping[str, Tensor] = field(hash=False)
     input: str
     output: str
+
+    @property
+    def quantize_input(self) -> QuantizeInput:
+        """The first operator."""
+        first = self.ops[0]
+        assert isinstance(first, QuantizeInput)
+        return first
 
     @property
     def input_tensor(self) -> Tensor:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from calib.images import pointwise_table
 from calib.images import warnings as process_op_warnings
 from calib.methods import method
 from calib.table import CalibrationTable
@@ -122,7 +123,13 @@ def run(
         floats = equalize.equalize(floats, chosen_scales.factors)
         observed = stages.observe(inputs, floats)
         chosen = method(wish.calibrate_mode, wish.calibrate_range)
-        table, doubts = calibrate.choose(floats, observed, chosen, symmetric=target.symmetric)
+        table, doubts = calibrate.choose(
+            floats,
+            observed,
+            chosen,
+            symmetric=target.symmetric,
+            byte_values=pointwise_table(inputs.ops, floats.channels[floats.input]),
+        )
         if doubts and wish.strict:
             raise CalibrationWarningError(
                 "; ".join(doubts), where="calibration", fix="use more images, or strict: false"

@@ -135,10 +135,16 @@ class _Writer:
         self.node("DequantizeLinear", [quantized, *scale], result)
 
     def quantize_input(self, op: QuantizeInput, scales: Mapping[str, QParams]) -> None:
-        self.floats[op.output] = op.input
+        value = op.input
+        for node, constant in (("Sub", op.mean), ("Div", op.std)):
+            if (constant != (node == "Div")).any():
+                operand = self.constant(f"{value}_{node.lower()}_by", constant[:, None, None])
+                value = self.node(node, [value, operand], self.fresh(f"{value}_{node.lower()}"))
+                self.declare(value, self.channels[op.input])
+        self.floats[op.output] = value
         if op.output in scales:
             dequantized = self.fresh(f"{op.output}_dq")
-            self.round_trip(op.input, op.output, dequantized, scales[op.output])
+            self.round_trip(value, op.output, dequantized, scales[op.output])
             self.declare(op.output, self.channels[op.output], TensorProto.INT8)
             self.floats[op.output] = dequantized
 
@@ -243,7 +249,7 @@ def read(model: onnx.ModelProto) -> Network:
     stripped, scales, integers = _strip(model)
     net = fusion.fuse(stripped)
     sources = {
-        op.output: op.input if isinstance(op, QuantizeInput) else op.output
+        op.output: _normalized(stripped) if isinstance(op, QuantizeInput) else op.output
         for op in net.ops
         if op.output in net.rounding_points
     }
@@ -257,6 +263,16 @@ def read(model: onnx.ModelProto) -> Network:
     )
     tensors = tensor_types(net, points)
     return Network(net.name, ops, tensors, net.input, net.output)
+
+
+def _normalized(model: onnx.ModelProto) -> str:
+    """The graph input, or what its leading normalization makes of it: `write` puts these first."""
+    value: str = model.graph.input[0].name
+    for node in model.graph.node:
+        if node.op_type not in ("Sub", "Div") or node.input[0] != value:
+            break
+        value = node.output[0]
+    return value
 
 
 _Integer = tuple[NDArray[Any], NDArray[Any]]  # value, scale

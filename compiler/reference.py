@@ -65,7 +65,8 @@ def trace(net: Network, x: Array) -> Iterator[tuple[str, Array]]:
 def _quantize_input(op: QuantizeInput, net: Network, values: Values) -> Array:
     x = values[op.input]
     if op.table is None:
-        return qparams.quantize(x.astype(np.float32), net.tensors[op.output].q)
+        q = net.tensors[op.output].q
+        return qparams.quantize_normalized(x.astype(np.float32), op.mean, op.std, q)
     return np.stack([op.table[c][x[c]] for c in range(len(x))])
 
 

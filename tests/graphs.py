@@ -238,8 +238,32 @@ def two_chains(seed: int = 5) -> Graph:
     return g
 
 
+def normalized(seed: int = 6) -> Graph:
+    """An image normalized per channel in two steps, and arithmetic behind convolutions."""
+    g = Graph(3, seed=seed)
+    g.node("Sub", g.last, g.constant(np.float32([0.4, 0.5, 0.6]).reshape(1, 3, 1, 1)))
+    g.node("Mul", g.constant(np.float32(2)), g.last, channels=3)
+    g.conv(4, bias=True)
+    g.node("Mul", g.last, g.constant(np.float32([1, 2, 0.5, -1]).reshape(4, 1, 1)))
+    g.node("Add", g.constant(np.float32(0.1)), g.last, channels=4)
+    g.leaky()
+    g.conv(12)
+    g.node("Div", g.last, g.constant(np.float32([2])))
+    g.depth_to_space(2)
+    return g
+
+
 GRAPHS: dict[str, Callable[[], Graph]] = {
-    f.__name__: f for f in (bicubic_plusplus, espcn, prelu, residual_groups, branches, two_chains)
+    f.__name__: f
+    for f in (
+        bicubic_plusplus,
+        espcn,
+        prelu,
+        residual_groups,
+        branches,
+        two_chains,
+        normalized,
+    )
 }
 """Every graph that can be built, by name; all take sizes that are multiples of four."""
 

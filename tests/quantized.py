@@ -37,7 +37,9 @@ def observe(net: FloatNetwork, inputs: Sequence[Array]) -> Observed:
     seen = []
     for x in inputs:
         values = session.run_all({net.input: x})[-len(names) :] if names else []
-        seen.append({net.ops[0].output: x} | dict(zip(names, values, strict=True)))
+        first = net.quantize_input
+        image = first.normalized(x[0])[None]
+        seen.append({first.output: image} | dict(zip(names, values, strict=True)))
     ranges = {n: reduce(Range.merge, (Range.of(s[n][0]) for s in seen)) for n in seen[0]}
     halves = tuple({n: Histogram.empty(r) for n, r in ranges.items()} for _ in (0, 1))
     for i, values in enumerate(seen):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tvm import tirx as tir
 from tvm.tirx.script import builder as T  # noqa: N812
 
-from calib.qparams import I8, INT8_MAX, INT8_MIN, QParams, round_clamp
+from calib.qparams import F32, I8, INT8_MAX, INT8_MIN, QParams, round_clamp
 from compiler.kernels.builder import (
     cast,
     clamp,
@@ -68,9 +68,11 @@ def output_rows(context: Context) -> Rows:
 
 @dataclass(frozen=True, eq=False)
 class Quantize(RowKernel):
-    """float32 [1, C, H, W]: clamp(rne(x / s) + z), a true division; NaN gives z."""
+    """float32 [1, C, H, W]: clamp(rne((x - mean[c]) / d[c]) + z), a true division; NaN gives z."""
 
     q: QParams
+    mean: F32  # [C]
+    divisor: F32  # [C], `qparams.input_divisor`
 
     def row(self, context: Context, y: Expr) -> None:
         """See `RowKernel.row`; 16 pixels at a time, the last ones again where they overlap."""
@@ -80,15 +82,16 @@ class Quantize(RowKernel):
         with serial(-(-self.width // n)) as block:
             x = let(T.min(block * n, i32(self.width - n)))
             planes = [
-                let(self._stored(context.graph_input[0, c, y, lanes(x, n)], n))
+                let(self._stored(context.graph_input[0, c, y, lanes(x, n)], c, n))
                 for c in range(channels)
             ]
             interleave(out, slot, x, planes, n)
 
-    def _stored(self, x: Expr, n: int) -> Expr:
+    def _stored(self, x: Expr, c: int, n: int) -> Expr:
         lo, hi = (splat(v - self.q.zero_point, "float32", n) for v in (INT8_MIN, INT8_MAX))
         x = let(x)
-        v = let(clamp(x / splat(self.q.scale, "float32", n), lo, hi))
+        centred = x - splat(float(self.mean[c]), "float32", n) if self.mean[c] else x
+        v = let(clamp(centred / splat(float(self.divisor[c]), "float32", n), lo, hi))
         # NaN by its bits: TVM takes x == x for true
         bits = T.reinterpret(f"int32x{n}" if n > 1 else "int32", x)
         magnitude = bits & splat(0x7FFFFFFF, "int32", n)

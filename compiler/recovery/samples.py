@@ -83,10 +83,10 @@ class FloatValues:
     """Float values of some tensors of a network, in ONNX Runtime on one thread."""
 
     def __init__(self, net: FloatNetwork, names: Sequence[str]) -> None:
-        self._quantized_input = net.ops[0].output
+        self._first = net.quantize_input
         self._input = net.input
         self._names = list(names)
-        computed = [name for name in names if name not in (self._quantized_input, net.input)]
+        computed = [name for name in names if name not in (self._first.output, net.input)]
         self._computed = computed
         if computed:
             model = qdq.write_float(net)
@@ -95,7 +95,7 @@ class FloatValues:
 
     def of(self, tile: F32) -> dict[str, F32]:
         """Tensor name to float32 [C, H, W]."""
-        values = {self._quantized_input: tile[0], self._input: tile[0]}
+        values = {self._first.output: self._first.normalized(tile[0]), self._input: tile[0]}
         if self._computed:
             results = self._session.run_all({self._input: tile})
             values |= {n: y[0] for n, y in zip(self._computed, results, strict=True)}

@@ -316,3 +316,23 @@ def test_fma_passes_infinities_and_nan_on(c: float) -> None:
 def test_fma_overflows_to_infinity() -> None:
     got = qparams.fma(f32(2, -2), np.float32(HUGE), f32(0, 0))
     np.testing.assert_array_equal(got, f32(np.inf, -np.inf))
+
+
+@pytest.mark.parametrize("std", [[1.0], [0.229, 0.224, 0.225]])
+def test_quantize_normalized_by_exact_fractions(std: list[float]) -> None:
+    mean, spread = np.float32([0.485, 0.456, 0.406]), np.float32(std)
+    x = np.random.default_rng(0).random((3, 50)).astype(np.float32)
+    q = qparams.QParams(0.02, -3)
+    found = qparams.quantize_normalized(x, mean, spread, q)
+    for c in range(3):
+        divisor = np.float32(float(spread[c % len(spread)]) * q.scale)
+        for value, got in zip(x[c], found[c], strict=True):
+            expected = np.rint(np.float32(np.float32(value - mean[c]) / divisor)) - 3
+            assert got == np.clip(expected, -128, 127)
+
+
+def test_quantize_normalized_without_a_normalization_is_quantize() -> None:
+    x = np.float32([[0.1, -7, np.nan, np.inf, -np.inf, 3e38, -0.0, 1e-45]])
+    q = qparams.QParams(0.013, 5)
+    same = qparams.quantize_normalized(x, np.zeros(1, np.float32), np.ones(1, np.float32), q)
+    np.testing.assert_array_equal(same, qparams.quantize(x, q))

@@ -8,7 +8,8 @@ from calib import qparams
 from calib.errors import CalibrationError
 from calib.histogram import Histogram, Range
 from calib.methods import METHODS, Max, Percentile
-from calib.table import CalibrationTable, calibrate, from_range, warnings
+from calib.qparams import quantize
+from calib.table import CalibrationTable, calibrate, from_range, lossless, warnings
 
 
 def histogram(x: np.ndarray) -> Histogram:
@@ -101,3 +102,41 @@ def test_a_single_image_is_reported():
     (message,) = warnings(table(t), None)
     assert "one image" in message
     assert t.qparams == qparams.symmetric(t.threshold)
+
+
+@pytest.mark.parametrize(
+    ("values", "symmetric", "zero_point"),
+    [
+        (np.arange(256) / 255, False, -128),
+        ((np.arange(256) - 128) / 255, True, 0),
+        ((np.arange(256) - 128) / 255, False, 0),
+        ((np.arange(256) - 100.0), False, -28),
+    ],
+)
+def test_an_image_that_int8_holds_loses_nothing(
+    values: np.ndarray, symmetric: bool, zero_point: int
+) -> None:
+    table = np.tile(values.astype(np.float32), (3, 1))
+    found = lossless(histogram([0]), table, symmetric)
+    assert found is not None
+    assert (found.zero_point, found.method, found.clipped_fraction) == (zero_point, "lossless", 0)
+    q = quantize(table, found.qparams)
+    np.testing.assert_array_equal(q, np.tile(np.arange(-128, 128), (3, 1)))
+
+
+@pytest.mark.parametrize(
+    ("values", "symmetric"),
+    [
+        (np.arange(256) / 255, True),  # 256 values, 128 levels
+        ((np.arange(256) - 127.5) / 127.5, True),  # between the levels
+        (np.zeros(256), True),
+        (np.linspace(0, 1, 256) ** 2, False),
+    ],
+)
+def test_an_image_that_int8_does_not_hold(values: np.ndarray, symmetric: bool) -> None:
+    assert lossless(histogram([0]), values.astype(np.float32)[None], symmetric) is None
+
+
+def test_channels_with_steps_of_their_own_share_no_scale() -> None:
+    values = np.float32([np.arange(256) - 128, 2 * (np.arange(256) - 128)])
+    assert lossless(histogram([0]), values, True) is None

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from onnx import numpy_helper
 
 from compiler.errors import ModelError, UnsupportedOperatorError
 from compiler.floatnet import FloatConv, FloatNetwork
@@ -278,10 +279,25 @@ REFUSED: dict[str, tuple[Callable[[Graph], object], str, str]] = {
     "sigmoid": (lambda g: g.node("Sigmoid"), "Sigmoid", "not define this operator"),
     "batch normalization": (batch_norm, "BatchNormalization", "not define this operator"),
     "foreign domain": (foreign_domain, "Relu", "not define this operator"),
-    "add of a constant": (
-        lambda g: g.add(g.constant(np.ones((1, 4, 1, 1), np.float32))),
+    "add of a constant behind an activation": (
+        lambda g: (g.relu(), g.add(g.constant(np.ones((1, 4, 1, 1), np.float32))))[-1],
         "Add",
-        "epilogue of a convolution",
+        "right behind a convolution",
+    ),
+    "subtraction from a constant": (
+        lambda g: g.node("Sub", g.constant(np.float32(1)), g.last, channels=4),
+        "Sub",
+        "take a constant from",
+    ),
+    "multiplication by a map": (
+        lambda g: g.node("Mul", g.last, g.constant(np.ones((1, 4, 8, 8), np.float32))),
+        "Mul",
+        "neither one number nor one per channel",
+    ),
+    "arithmetic on an image that others read": (
+        lambda g: g.node("Sub", "input", g.constant(np.float32(1)), channels=3),
+        "Sub",
+        "nothing else reads",
     ),
     "add of non-chains": (add_to_pool, "Add", "epilogue of a convolution"),
     "add to itself": (lambda g: g.add(g.last), "Add", "epilogue of a convolution"),
@@ -358,6 +374,44 @@ REFUSED: dict[str, tuple[Callable[[Graph], object], str, str]] = {
         "is a constant",
     ),
 }
+
+
+def test_the_normalization_of_the_image_is_one_affine_map() -> None:
+    first = read(graphs.normalized()).quantize_input
+    np.testing.assert_array_equal(first.mean, np.float32([0.4, 0.5, 0.6]))
+    np.testing.assert_array_equal(first.std, np.float32([0.5]))
+    assert first.normalizes
+    x = np.random.default_rng(0).random((3, 4, 4)).astype(np.float32)
+    expected = 2 * (x - np.float32([0.4, 0.5, 0.6]).reshape(3, 1, 1))
+    np.testing.assert_allclose(first.normalized(x), expected, rtol=1e-6)
+
+
+def test_arithmetic_behind_a_convolution_becomes_its_weights_and_bias() -> None:
+    g = graphs.normalized()
+    weight, bias = (numpy_helper.to_array(c) for c in g.constants[2:4])
+    conv, last = read(g).convs
+    gain = np.float32([1, 2, 0.5, -1])
+    np.testing.assert_array_equal(conv.weight, weight * gain.reshape(4, 1, 1, 1))
+    np.testing.assert_allclose(conv.bias, bias * gain + np.float32(0.1), rtol=1e-6)
+    assert not last.bias.any()
+
+
+@pytest.mark.parametrize(
+    ("op", "value", "error", "why"),
+    [
+        ("Mul", -1, UnsupportedOperatorError, "positive factors"),
+        ("Div", 0, ModelError, "divides by zero"),
+        ("Mul", 1e-45, UnsupportedOperatorError, "leaves the range of binary32"),
+    ],
+)
+def test_an_image_cannot_be_normalized_by(
+    op: str, value: float, error: type[Exception], why: str
+) -> None:
+    g = Graph(3)
+    g.node(op, "input", g.constant(np.float32(value)), channels=3)
+    g.conv(4)
+    with pytest.raises(error, match=why):
+        read(g)
 
 
 @pytest.mark.parametrize("case", REFUSED)
