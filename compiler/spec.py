@@ -34,6 +34,7 @@ def _path(text: str) -> str:
     return text
 
 
+_Word = Annotated[str, Field(max_length=100)]
 _Path = Annotated[str, Field(max_length=4000), AfterValidator(_path)]
 
 
@@ -44,16 +45,16 @@ class _Part(BaseModel):
 class Frontend(_Part):
     """The trained network. Names and shapes are judged by `target.check`, with reasons."""
 
-    type: str | None = None
+    type: _Word | None = None
     checkpoint: _Path
     shape: dict[str, Annotated[list[_Side], Field(min_length=1, max_length=6)]]
-    dtype: str = "fp32"
+    dtype: _Word = "fp32"
 
 
 class Host(_Part):
     """The machine that runs the library; None means: detect it."""
 
-    isa: str | None = None
+    isa: _Word | None = None
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
 
 
@@ -80,7 +81,7 @@ class Quantize(_Part):
         seed: of everything random in the build.
     """
 
-    calibrate_mode: str = "percentile"
+    calibrate_mode: _Word = "percentile"
     calibrate_range: Annotated[float, Field(gt=0.5, le=1)] = 0.99999
     quantize_per_channel: bool = True
     weight_scale: Literal["float", "max", "power2"] = "float"
@@ -103,8 +104,8 @@ class Port(_Part):
 class Backend(_Part):
     """Target, quantization and compilation."""
 
-    type: str = "tvm_vacc"
-    dtype: str
+    type: _Word = "tvm_vacc"
+    dtype: _Word
     target: _Path = "vacc"
     compile: Compile = Compile()
     quantize: Quantize = Quantize()
@@ -115,14 +116,14 @@ class Backend(_Part):
 class Sampler(_Part):
     """The first `get_data_num` files with `suffix`, in name order."""
 
-    suffix: str | None = None
+    suffix: _Word | None = None
     get_data_num: Annotated[int, Field(ge=1, le=1_000_000)] = 50
 
 
 class Dataset(_Part):
     """Calibration images and their pre-processing."""
 
-    type: str = "tvm"
+    type: _Word = "tvm"
     path: _Path | None = None
     fallback: Literal["samples"] | None = None
     sampler: Sampler = Sampler()
@@ -132,7 +133,7 @@ class Dataset(_Part):
 class ExtraOps(_Part):
     """A head that the vendor's compiler appends to the network."""
 
-    type: str | None = None
+    type: _Word | None = None
     params: dict[str, Any] | None = None
 
 

@@ -123,7 +123,7 @@ def _unknown_operator(name: str, place: dict[str, Any]) -> SpecError:
             **place,
         )
     return SpecError(
-        f"unknown step {name!r}{did_you_mean(name, OPERATORS)}",
+        f"unknown step {clip(repr(name))}{did_you_mean(name, OPERATORS)}",
         fix=f"use one of {', '.join(OPERATORS)}",
         **place,
     )
