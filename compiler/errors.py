@@ -70,6 +70,13 @@ class SizeError(WorkbenchError):
     """
 
 
+class VideoError(WorkbenchError):
+    """A video cannot be read (damaged, cut short) or OpenCV cannot write it (codec, container).
+
+    Fix: export the video again, or name another container or `--codec`.
+    """
+
+
 class AccumulatorOverflowError(ModelError):
     """An int32 accumulator could overflow for some input; the build refuses rather than wrap.
 
