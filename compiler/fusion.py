@@ -5,6 +5,7 @@ Supporting one more operator starts with one row in `READERS`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -40,7 +41,25 @@ def fuse(model: onnx.ModelProto) -> FloatNetwork:
         UnsupportedOperatorError: names the node, and what about it the semantics do not define.
         ModelError: more than one input or output.
     """
+    undefined = [node for node in model.graph.node if not _is_known(node)]
+    if undefined:
+        raise _undefined(undefined)
     return _Reader(model.graph).read()
+
+
+def _is_known(node: onnx.NodeProto) -> bool:
+    return node.op_type in READERS and node.domain in ("", "ai.onnx")
+
+
+def _undefined(nodes: list[onnx.NodeProto]) -> UnsupportedOperatorError:
+    """The refusal of a graph by its first such node; the other operators are named with it."""
+    first = nodes[0]
+    counts = Counter(node.op_type for node in nodes[1:])
+    refusal = unsupported(first, "the integer semantics do not define this operator")
+    if counts:
+        others = ", ".join(f"{op} ({n})" if n > 1 else op for op, n in sorted(counts.items()))
+        refusal.what += f"; the same is true of {len(nodes) - 1} more nodes: {others}"
+    return refusal
 
 
 class _Reader:
@@ -81,10 +100,7 @@ class _Reader:
 
     def read(self) -> FloatNetwork:
         for node in self.graph.node:
-            reader = READERS.get(node.op_type)
-            if reader is None or node.domain not in ("", "ai.onnx"):
-                raise unsupported(node, "the integer semantics do not define this operator")
-            reader(self, node)
+            READERS[node.op_type](self, node)
         net = FloatNetwork(
             self.graph.name or "network",
             tuple(self.ops),
@@ -268,7 +284,9 @@ def _gain_and_offset(reader: _Reader, node: onnx.NodeProto, index: int) -> tuple
         case _:
             if not constant.all():
                 raise ModelError(
-                    "it divides by zero", where=f"node {node.name or node.output[0]} (Div)"
+                    "it divides by zero",
+                    where=f"node {node.name or node.output[0]} (Div)",
+                    fix="export the network again from a checkpoint with finite weights",
                 )
             return 1 / constant, zero
 

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 from onnx import version_converter
 
-from compiler.errors import ModelError, ShapeError
+from compiler.errors import ModelError, ShapeError, UnsupportedOperatorError
 
 MIN_OPSET = 13  # the first with per-channel QuantizeLinear
 _MIN_IR_VERSION = 7  # of opset 13; below 4, shape inference does not see initializers
 _MAX_MODEL_BYTES = 1 << 30
+_MAX_ELEMENTS = (
+    1 << 29
+)  # of one tensor: 2 GiB as float32, 16 times a 1080p frame three times as high
 Shape = tuple[int, ...]
 
 
@@ -44,7 +49,7 @@ def load(path: Path, shape: Mapping[str, Shape]) -> LoadedModel:
     """
     data = _read(path)
     model = _parse(data, path)
-    _refuse_external_data(model, path)
+    _refuse_foreign(model, path)
     try:
         onnx.checker.check_model(model, full_check=True)
     except Exception as error:  # checker and shape inference raise several unrelated classes
@@ -97,14 +102,45 @@ def _parse(data: bytes, path: Path) -> onnx.ModelProto:
     return model
 
 
-def _refuse_external_data(model: onnx.ModelProto, path: Path) -> None:
-    for tensor in model.graph.initializer:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+def _refuse_foreign(model: onnx.ModelProto, path: Path) -> None:
+    """Refuses what reaches beyond one straight graph in one file, before anything follows it."""
+    if model.functions:
+        raise ModelError(
+            f"the network calls functions of its own ({model.functions[0].name!r})",
+            where=str(path),
+            fix="inline them (onnx.inliner.inline_local_functions) and save the network again",
+        )
+    for node in model.graph.node:
+        if any(a.type in _GRAPHS or a.HasField("g") or a.graphs for a in node.attribute):
+            raise UnsupportedOperatorError(
+                f"operator {node.op_type} runs a graph inside the graph",
+                where=f"node {node.name or ', '.join(node.output)} ({node.op_type})",
+                fix="export the network without control flow (If, Loop, Scan)",
+            )
+    for tensor in _tensors(model.graph):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
             raise ModelError(
                 f"the weights {tensor.name!r} lie in another file",
                 where=str(path),
                 fix="save the network as one file (onnx.save without external data)",
             )
+
+
+_GRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor that is stored in a graph without subgraphs."""
+    attributes = [attribute for node in graph.node for attribute in node.attribute]
+    yield from graph.initializer
+    for attribute in attributes:
+        yield attribute.t
+        yield from attribute.tensors
+    sparse = [graph.sparse_initializer]
+    sparse += [[attribute.sparse_tensor] for attribute in attributes]
+    sparse += [attribute.sparse_tensors for attribute in attributes]
+    for tensor in itertools.chain.from_iterable(sparse):
+        yield from (tensor.values, tensor.indices)
 
 
 def _upgrade(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
@@ -179,13 +215,26 @@ def with_shape(model: onnx.ModelProto, shape: Mapping[str, Shape], path: Path) -
     for output in fixed.graph.output:
         output.type.tensor_type.ClearField("shape")
     try:
-        return onnx.shape_inference.infer_shapes(fixed, check_type=True, strict_mode=True)
+        inferred = onnx.shape_inference.infer_shapes(fixed, check_type=True, strict_mode=True)
     except Exception as error:
         raise ShapeError(
             f"the shape {dict(shape)} does not fit: {_line(error, -1)}",
             where=str(path),
             fix="correct frontend.shape in the spec",
         ) from error
+    _refuse_huge(inferred, path)
+    return inferred
+
+
+def _refuse_huge(model: onnx.ModelProto, path: Path) -> None:
+    graph = model.graph
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        if math.prod(_dims(value)) > _MAX_ELEMENTS or min(_dims(value), default=0) < 0:
+            raise ShapeError(
+                f"the tensor {value.name!r} would have the shape {list(_dims(value))}",
+                where=str(path),
+                fix="build for a smaller frontend.shape; larger images are processed in parts",
+            )
 
 
 def _fix_dims(port: onnx.ValueInfoProto, wanted: Shape, path: Path) -> None:

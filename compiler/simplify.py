@@ -6,6 +6,7 @@ changes the result, the build warns and goes on with the original graph.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -15,14 +16,18 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from compiler import fusion
 from compiler.errors import ModelError
 from compiler.model import LoadedModel, canonical
 from compiler.runner import Array, Session, random_input
 
 _TIMEOUT_S = 300
 _RELATIVE_TOLERANCE = 1e-4
+_MIN_MEMORY_BYTES = 4 << 30
 _CHILD = """
-import sys, onnx, onnxsim
+import resource, sys
+resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[3]), int(sys.argv[3])))
+import onnx, onnxsim
 onnx.save(onnxsim.simplify(onnx.load(sys.argv[1]))[0], sys.argv[2])
 """
 
@@ -47,25 +52,64 @@ def simplify(loaded: LoadedModel, *, seed: int = 0) -> SimplifiedModel:
     The check runs original and result in ONNX Runtime on uniform noise in [0, 1) of the spec's
     shape; they may differ by 1e-4 of the largest output, the rounding noise of fused operators.
 
+    Nothing runs before `fusion.fuse` has accepted the graph: only operators that it knows.
+
     Raises:
         ModelError: the original does not run, or its output on noise is not finite.
+        UnsupportedOperatorError: a node that the integer semantics do not define.
     """
+    candidate, why = _simplified(loaded)
+    original = inferred_canonical(loaded.proto, loaded.path)
+    refused = _refusal(original)
+    if candidate is None and refused:
+        refused.what += f" (onnxsim {why}, so the graph was read as it stands)"
+        raise refused
+    if candidate is not None and (refusal := _refusal(candidate)):
+        if refused:
+            raise refusal
+        candidate, why = None, f"made a graph that cannot be built ({refusal.what})"
     sample = _Sample.of(loaded, seed)
-    simplified, why = _isolated(loaded.proto)
-    if simplified is not None:
-        candidate = _inferred_canonical(simplified)
+    if candidate is not None:
         error, why = sample.compare(candidate)
         if not why:
             return SimplifiedModel(candidate, error)
-    candidate = _inferred_canonical(loaded.proto)
-    error, wrong = sample.compare(candidate)
+    if refused:
+        refused.what += f" (onnxsim {why})"
+        raise refused
+    error, wrong = sample.compare(original)
     if wrong:
         raise ModelError(
             f"making the graph canonical {wrong}",
             where=str(loaded.path),
             fix="this is a bug in the workbench; report it with the network",
         )
-    return SimplifiedModel(candidate, error, (f"onnxsim {why}; going on with the original graph",))
+    return SimplifiedModel(original, error, (f"onnxsim {why}; going on with the original graph",))
+
+
+def supported(loaded: LoadedModel) -> onnx.ModelProto:
+    """The canonical graph, simplified only where it must be; no numeric proof, nothing runs.
+
+    Raises:
+        ModelError: `fusion.fuse` refuses it.
+    """
+    original = inferred_canonical(loaded.proto, loaded.path)
+    if _refusal(original) is None:
+        return original
+    simplified, why = _simplified(loaded)
+    result = simplified or original
+    if refusal := _refusal(result):
+        refusal.what += f" (onnxsim {why})" if why else ""
+        raise refusal
+    return result
+
+
+def _refusal(model: onnx.ModelProto) -> ModelError | None:
+    """Why the integer network cannot be made of this graph, if it cannot."""
+    try:
+        fusion.fuse(model)
+    except ModelError as refusal:
+        return refusal
+    return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,12 +152,22 @@ class _Sample:
         return error, ""
 
 
+def _simplified(loaded: LoadedModel) -> tuple[onnx.ModelProto | None, str]:
+    """onnxsim's result, canonical, or None and what went wrong."""
+    result, why = _isolated(loaded.proto)
+    try:
+        return result and inferred_canonical(result, loaded.path), why
+    except ModelError as error:
+        return None, f"made a graph that is not valid ({error.what})"
+
+
 def _isolated(model: onnx.ModelProto) -> tuple[onnx.ModelProto | None, str]:
     """onnxsim's result from a child process, or None and what went wrong."""
     with tempfile.TemporaryDirectory(prefix="vacc-simplify-") as folder:
         source, result = Path(folder, "in.onnx"), Path(folder, "out.onnx")
         source.write_bytes(model.SerializeToString())
-        command = [sys.executable, "-c", _CHILD, str(source), str(result)]
+        limit = max(_MIN_MEMORY_BYTES, _physical_memory_bytes() // 2)
+        command = [sys.executable, "-c", _CHILD, str(source), str(result), str(limit)]
         try:
             done = subprocess.run(command, capture_output=True, timeout=_TIMEOUT_S)
         except subprocess.TimeoutExpired:
@@ -128,5 +182,21 @@ def _isolated(model: onnx.ModelProto) -> tuple[onnx.ModelProto | None, str]:
             return None, "wrote a damaged file"
 
 
-def _inferred_canonical(model: onnx.ModelProto) -> onnx.ModelProto:
-    return canonical(onnx.shape_inference.infer_shapes(model))
+def _physical_memory_bytes() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def inferred_canonical(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    """`model.canonical` of a graph whose shapes are inferred first.
+
+    Raises:
+        ModelError: shape inference fails.
+    """
+    try:
+        return canonical(onnx.shape_inference.infer_shapes(model))
+    except (RuntimeError, ValueError) as error:  # onnx raises several classes of these two families
+        raise ModelError(
+            f"the shapes of its tensors cannot be inferred: {error}",
+            where=str(path),
+            fix="export the network again",
+        ) from error

@@ -5,7 +5,6 @@ Relative paths in a spec are relative to the working directory, as with the vend
 
 from __future__ import annotations
 
-import copy
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -241,12 +240,14 @@ def check(
 def read(path: Path, overrides: tuple[str, ...] = ()) -> Reading:
     """Every fault of a file, and the spec that is left without what is at fault."""
     try:
-        document = yaml_source.override(yaml_source.read(path), overrides)
+        document = yaml_source.read(path)
+        if overrides:
+            document = yaml_source.override(document, overrides)
     except SpecError as error:
         return Reading(None, (error,))
     if fault := spec_faults.old_form(document):
         return Reading(None, (fault,))
-    data = copy.deepcopy(document.data)
+    data = yaml_source.copied(document.data)
     stripped = vendor_keys.strip(data)
     notes = vendor_keys.settle(data)
     spec, faults = _validate(data, document)

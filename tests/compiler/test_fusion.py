@@ -525,3 +525,15 @@ def test_weights_that_are_not_finite_are_refused(bad: float) -> None:
         with pytest.raises(ModelError, match="infinite or not a number") as caught:
             read(g)
         assert g.nodes[-1].name in caught.value.where
+
+
+def test_all_operators_that_are_not_defined_are_named_before_outputs_are_counted() -> None:
+    g = Graph(3)
+    first = g.conv(3)
+    g.node("Sigmoid", name="gate")
+    g.node("Tanh")
+    g.node("Sigmoid")
+    with pytest.raises(UnsupportedOperatorError) as caught:
+        fuse(g.model(first, g.last))
+    assert caught.value.where == "node gate (Sigmoid)"
+    assert caught.value.what.endswith("the same is true of 2 more nodes: Sigmoid, Tanh")

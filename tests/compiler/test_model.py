@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper, version_converter
 from onnx.reference import ReferenceEvaluator
 
-from compiler.errors import ModelError, ShapeError
+from compiler.errors import ModelError, ShapeError, UnsupportedOperatorError
 from compiler.model import MIN_OPSET, LoadedModel, canonical, load, operators, with_shape
 from compiler.runner import Session
 from tests.graphs import GRAPHS, Graph, bicubic_plusplus
@@ -216,6 +216,50 @@ def test_weights_in_another_file_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="'c0' lie in another file") as caught:
         load(path, SHAPE)
     assert "one file" in caught.value.fix
+
+
+@pytest.mark.parametrize("location", ["../secret.bin", "/etc/passwd", "link.bin", "net.onnx"])
+@pytest.mark.parametrize("place", ["initializer", "constant", "sparse", "unmarked"])
+def test_nothing_follows_a_path_out_of_the_file(location: str, place: str, tmp_path: Path) -> None:
+    (tmp_path / "link.bin").symlink_to("../secret.bin")
+    tensor = numpy_helper.from_array(np.zeros(3, np.float32), "outside")
+    tensor.ClearField("raw_data")
+    if place != "unmarked":
+        tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=location)
+    model = small().model()
+    if place == "constant":
+        node = helper.make_node("Constant", [], ["outside"])
+        node.attribute.add(name="value", type=onnx.AttributeProto.TENSOR).t.CopyFrom(tensor)
+        model.graph.node.insert(0, node)
+    elif place == "sparse":
+        model.graph.sparse_initializer.add().values.CopyFrom(tensor)
+    else:
+        model.graph.initializer.append(tensor)
+    with pytest.raises(ModelError, match="'outside' lie in another file"):
+        loaded(model, tmp_path)
+
+
+def test_control_flow_is_refused_by_node(tmp_path: Path) -> None:
+    g = small()
+    body = helper.make_graph([], "body", [], [])
+    g.node("Loop", g.constant(np.int64(1 << 62)), "", g.last, body=body, name="forever")
+    with pytest.raises(UnsupportedOperatorError, match="Loop runs a graph") as caught:
+        loaded(g.model(), tmp_path)
+    assert caught.value.where == "node forever (Loop)"
+
+
+def test_functions_of_the_file_are_refused(tmp_path: Path) -> None:
+    """One could be called Conv, and mean something else."""
+    model = small().model()
+    model.functions.add(name="Conv", domain="mine")
+    with pytest.raises(ModelError, match="functions of its own"):
+        loaded(model, tmp_path)
+
+
+def test_a_tensor_beyond_memory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ShapeError, match=r"the shape \[1, 3, 65536, 65536\]"):
+        loaded(small().model(), tmp_path, {"input": (1, 3, 1 << 16, 1 << 16)})
 
 
 def test_an_opset_that_cannot_be_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

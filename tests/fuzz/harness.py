@@ -6,6 +6,7 @@ case by the number that it had begun.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import importlib
 import multiprocessing
@@ -255,6 +256,7 @@ def _work(name: str, seed: int, span: range, folder: Path, pipe: Connection, sha
     of = subject(name)
     attempt(of, case(of, seed, 0), _fresh(folder / "warm"))  # lazy imports, before the guard
     prepare(of, folder)
+    gc.freeze()  # what is imported stays: collections need not look at it
     here, counts = folder / "cases", Counter[str]()
     told = time.monotonic()
     for index in span:
