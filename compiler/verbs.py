@@ -35,7 +35,7 @@ GROUPS: dict[str, tuple[Verb, ...]] = {
         Verb("verify", "accuracy, bit-exactness and digests of bundles"),
         Verb("bench", "milliseconds of the library, its peers, its layers"),
         Verb("analyze", "what each part of the quantization costs in dB"),
-        Verb("diff", "what changed between two bundles, and by how much"),
+        Verb("diff", "what changed between two bundles", "compiler.diff.__main__"),
         Verb("fid", "Fréchet inception distance"),
         Verb("table", "the published performance table, ours beside it"),
         Verb("cost", "time and traffic on the accelerator", "compiler.cost.__main__"),
