@@ -67,7 +67,7 @@ class _Reader:
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self.graph = graph
-        self.constants = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
+        self.constants = {i.name: _array(i) for i in graph.initializer}
         self.input = _single(
             [i for i in graph.input if i.name not in self.constants], "input", graph.name
         )
@@ -101,6 +101,12 @@ class _Reader:
     def read(self) -> FloatNetwork:
         for node in self.graph.node:
             READERS[node.op_type](self, node)
+        if self.output.name not in self.names:
+            raise ModelError(
+                "the graph's output does not depend on its input",
+                where=f"output {self.output.name}",
+                fix="export the network again",
+            )
         net = FloatNetwork(
             self.graph.name or "network",
             tuple(self.ops),
@@ -386,6 +392,17 @@ def unsupported(node: onnx.NodeProto, why: str) -> UnsupportedOperatorError:
         where=f"node {node.name or node.output[0]} ({node.op_type})",
         fix=f"supported are {', '.join(sorted(READERS))}; replace the node, or cut the graph there",
     )
+
+
+def _array(tensor: onnx.TensorProto) -> NDArray[Any]:
+    try:
+        return numpy_helper.to_array(tensor)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ModelError(
+            f"the constant {tensor.name!r} does not have the values that its shape needs: {error}",
+            where=f"constant {tensor.name}",
+            fix="export the network again",
+        ) from error
 
 
 def _single(ports: list[onnx.ValueInfoProto], what: str, graph: str) -> onnx.ValueInfoProto:

@@ -104,9 +104,10 @@ def _parse(data: bytes, path: Path) -> onnx.ModelProto:
 
 def _refuse_foreign(model: onnx.ModelProto, path: Path) -> None:
     """Refuses what reaches beyond one straight graph in one file, before anything follows it."""
-    if model.functions:
+    attributes = [a for node in model.graph.node for a in node.attribute]
+    if model.functions or any(a.ref_attr_name for a in attributes):
         raise ModelError(
-            f"the network calls functions of its own ({model.functions[0].name!r})",
+            "the network is made of functions of its own",
             where=str(path),
             fix="inline them (onnx.inliner.inline_local_functions) and save the network again",
         )

@@ -38,6 +38,7 @@ _CHANGES = frozenset(
         "shutil.rmtree",
     }
 )
+_LINKS = frozenset({"os.symlink", "os.link", "os.rename"})  # the second argument is made
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
@@ -78,7 +79,7 @@ class Guard:
         elif event in _FORBIDDEN:
             raise Violation(f"{event}{arguments!r:.200}")
         elif event in _CHANGES:
-            self._inside(event, arguments[0])
+            self._inside(event, arguments[1 if event in _LINKS else 0])
         elif event == "subprocess.Popen" and arguments[0] not in self.programs:
             raise Violation(f"started {arguments[0]!r}")
 

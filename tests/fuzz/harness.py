@@ -241,10 +241,11 @@ def _used_s(pid: int) -> float:
 
 
 def prepare(of: Subject, folder: Path) -> Guard:
-    """Sets this process up for cases in `folder`: limits, audit, a secret beside it."""
+    """Sets this process up for cases in `folder`: limits, audit, a secret and a link to it."""
     (folder / "cases").mkdir(parents=True)
     secret = folder / _SECRET
     secret.write_bytes(b"\0" * 4096)
+    (folder / "cases" / "link.bin").symlink_to(secret)
     os.chdir(folder / "cases")
     with Path(os.devnull).open("w") as null:  # what C++ code has to say
         os.dup2(null.fileno(), 2)
