@@ -30,7 +30,7 @@ from compiler.host import Host
 from compiler.spec import Spec
 from compiler.store import Store
 
-FORMAT = 1
+FORMAT = 2
 LIBRARY, PORTABLE_LIBRARY = "mod.so", "mod.portable.so"
 MANIFEST, SEAL, MEASURED = "manifest.json", "manifest.sha256", "measured"
 PROVENANCE, GOLDEN = "provenance.json", "golden"
@@ -183,22 +183,24 @@ def check(path: Path) -> dict[str, Any]:
         text = (path / MANIFEST).read_text(encoding="utf-8")
         seal = (path / SEAL).read_text(encoding="utf-8").split()[0]
         manifest: dict[str, Any] = json.loads(text)
-        files: dict[str, str] = manifest["files"]
-    except (OSError, ValueError, KeyError, IndexError) as error:
+        files, written_as = dict(manifest["files"]), manifest["format"]
+    except (OSError, ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
         raise _not_a_bundle(path, f"{MANIFEST} is missing or damaged ({error})") from error
+    if written_as != FORMAT:
+        raise _not_a_bundle(path, f"its format is {written_as}, this version reads {FORMAT}")
     if hashlib.sha256(text.encode()).hexdigest() != seal:
-        raise _changed(path / MANIFEST)
+        raise changed(path / MANIFEST)
     _compare(path, files, frozenset({MANIFEST, SEAL}))
     measured = path / MEASURED
     if measured.is_dir():
         try:
             recorded = json.loads((measured / MANIFEST).read_text(encoding="utf-8"))
             of_this_bundle = recorded["bundle"] == seal
-            listed: dict[str, str] = recorded["files"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise _changed(measured / MANIFEST) from error
+            listed = dict(recorded["files"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise changed(measured / MANIFEST) from error
         if not of_this_bundle:
-            raise _changed(measured / MANIFEST)
+            raise changed(measured / MANIFEST)
         _compare(measured, listed, frozenset({MANIFEST}))
     return manifest
 
@@ -210,7 +212,7 @@ def _compare(folder: Path, recorded: Mapping[str, str], own: frozenset[str]) -> 
         raise _not_a_bundle(folder, f"a file cannot be read ({error})") from error
     for name in sorted(recorded.keys() | (found.keys() - own)):
         if recorded.get(name) != found.get(name):
-            raise _changed(folder / name)
+            raise changed(folder / name)
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -244,7 +246,8 @@ def _not_a_bundle(path: Path, why: str) -> BundleError:
     )
 
 
-def _changed(path: Path) -> BundleError:
+def changed(path: Path) -> BundleError:
+    """The error for a file that is not what its bundle's manifest says."""
     return BundleError(
         "the file differs from the manifest of its bundle",
         where=str(path),

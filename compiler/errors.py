@@ -114,6 +114,34 @@ class BundleError(WorkbenchError):
     """
 
 
+class GateError(WorkbenchError):
+    """A bundle that missed its accuracy gate is to be published.
+
+    Fix: mend the network or the spec, and build again; only what passes its gate is published.
+    """
+
+
+class RegistryError(WorkbenchError):
+    """The registry cannot be reached, refuses the login, or does not have the artifact.
+
+    Fix: check the reference and the login; `--insecure` is for registries that speak plain HTTP.
+    """
+
+
+class ArtifactError(WorkbenchError):
+    """What was fetched is no published bundle: a wrong digest, an unsafe path, or too large.
+
+    Fix: fetch it again; if it fails again, do not use it and ask its publisher.
+    """
+
+
+class SignatureError(WorkbenchError):
+    """A bundle has no signature, or one of another key or of other files; or a key is unusable.
+
+    Fix: check that the key is the publisher's; if it is, do not use the bundle.
+    """
+
+
 class StorageError(WorkbenchError):
     """The output directory cannot be written: read-only, full, or not a directory.
 

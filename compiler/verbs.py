@@ -47,7 +47,7 @@ GROUPS: dict[str, tuple[Verb, ...]] = {
     ),
     "use": (
         Verb("run", "upscale an image, a folder, or a video"),
-        Verb("publish", "pack, sign and push a bundle"),
+        Verb("publish", "pack, sign and push a bundle", "compiler.publish.command"),
         Verb("pull", "fetch a published bundle and check it"),
         Verb("vendor", "hand a bundle to the vendor's compiler"),
     ),

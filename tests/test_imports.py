@@ -15,6 +15,7 @@ HOMES = {
     "tvm": ("compiler/lower.py", "compiler/library.py", "compiler/kernels/"),
     "onnxruntime": ("compiler/runner.py",),
     "torch": ("models/", "compiler/torchscript.py"),
+    "model_signing": ("compiler/publish/signature.py",),
 }
 # A module may import those before it in this list (and, lazily inside a function, any).
 CALIB_ORDER = ["errors", "qparams", "histogram", "methods", "table"]
@@ -49,12 +50,16 @@ COMPILER_ORDER = [
     "dataset",
     "calibrate",
     "engine",
+    "provenance",
+    "vectors",
     "bundle",
     "summary",
     "cli",
     "verify",
     "stages",
     "pipeline",
+    "publish",
+    "pull",
 ]
 
 
