@@ -9,10 +9,13 @@ from typing import Any
 
 from compiler import cli, spec
 from compiler import target as targets
-from compiler.errors import SpecError
+from compiler.errors import ModelError, SpecError
 from compiler.explain import explain
 from compiler.progress import Reporter
 from compiler.spec import SpecFile
+
+_NETWORK_BYTES = 200 << 20  # larger checkpoints are not read
+_NETWORK_KEYS = ("frontend", "backend.dtype", "backend.target")  # at fault: no need to read it
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,10 @@ class Verdict:
 
 
 def judge(path: Path) -> Verdict:
-    """The verdict on one spec; never raises for what the file holds."""
+    """The verdict on one spec and, where it lies on this disk, on its network.
+
+    Never raises for what the files hold.
+    """
     reading = spec.read(path)
     if reading.file is None:
         return Verdict(str(path), "refused", tuple(map(_reason, reading.faults)))
@@ -49,15 +55,44 @@ def judge(path: Path) -> Verdict:
         refusals = (error,)
     faulty = {error.key for error in reading.faults}
     more = [error for error in refusals if not _about_any(error.key, faulty)]
-    errors = sorted((*reading.faults, *more), key=lambda error: error.line or 0)
+    reasons = [_reason(error) for error in (*reading.faults, *more)]
+    if not any(reason.key.startswith(_NETWORK_KEYS) for reason in reasons):
+        reasons += _network_reasons(reading.file)
+    reasons.sort(key=lambda reason: reason.line or 0)
     return Verdict(
         str(path),
-        "refused" if errors else "buildable",
-        tuple(map(_reason, errors)),
+        "refused" if reasons else "buildable",
+        tuple(reasons),
         _missing(reading.file),
         reading.file.no_effect,
         reading.file.notes,
     )
+
+
+def _network_reasons(file: SpecFile) -> tuple[Reason, ...]:
+    """Why the network in the checkpoint cannot be built, where reading it costs little."""
+    frontend = file.spec.frontend
+    checkpoint = Path(frontend.checkpoint)
+    if frontend.type != "onnx" or not _is_small(checkpoint):
+        return ()
+    from compiler import model, simplify, stages  # slow to import; most specs' files are elsewhere
+
+    shape = {name: tuple(dims) for name, dims in frontend.shape.items()}
+    try:
+        graph = simplify.supported(model.load(checkpoint, shape))
+        stages.require_operators(graph, targets.load(file))
+    except ModelError as error:
+        line = file.document.line(("frontend", "checkpoint"))
+        message = f"{error.where}: {error.what}" if error.where else error.what
+        return (Reason(type(error).code(), line, "frontend.checkpoint", message, error.fix),)
+    return ()
+
+
+def _is_small(path: Path) -> bool:
+    try:
+        return path.is_file() and path.stat().st_size <= _NETWORK_BYTES
+    except OSError:
+        return False
 
 
 def _about_any(key: str, faulty: set[str]) -> bool:
