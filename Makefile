@@ -4,13 +4,16 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
 TRAIN  := $(VENV)/.installed-train
+SIGN   := $(VENV)/.installed-publish
 CFG    ?= configs/bpp3x_int8.yaml
+SHIPPED := configs/bpp2x_int8.yaml configs/bpp3x_int8.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help build test check lint verify table models data clean
+.PHONY: help build test check lint verify table models data publish pull clean
+.PHONY: ci-check ci-build ci-verify ci-publish ci-diff
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 build: $(STAMP) ## build a spec: make build CFG=configs/bpp3x_int8.yaml
 	$(PY) -m compiler.build $(CFG) $(ARGS)
@@ -37,6 +40,29 @@ models: $(TRAIN) ## fetch the official 3x weights, or import them: make models F
 data: $(STAMP) ## fetch DIV2K's validation images, or take them: make data FROM="ZIP_OR_DIR ..."
 	$(PY) -m compiler.data $(if $(FROM),--from $(FROM)) $(ARGS)
 
+publish: $(SIGN) ## pack, sign, push: make publish CFG=... KEY=FILE REF=REGISTRY/REPOSITORY:TAG
+	$(PY) -m compiler.publish $(CFG) $(if $(KEY),--key "$(KEY)") $(if $(REF),--ref "$(REF)") $(ARGS)
+
+pull: $(SIGN) ## fetch and check: make pull REF=REGISTRY/REPOSITORY:TAG KEY=FILE.pub
+	$(PY) -m compiler.pull $(if $(REF),"$(REF)",$(error name it: make pull REF=...)) \
+	    $(if $(KEY),--key "$(KEY)") $(ARGS)
+
+# What .github/workflows/ci.yml runs, for any other machine.
+ci-check: ## everything that is checked, from a bare Debian
+	bash .ci/run
+
+ci-build: $(STAMP) ## build the shipped specs
+	@set -e; for spec in $(SHIPPED); do $(MAKE) build CFG=$$spec; done
+
+ci-verify: $(STAMP) ## re-measure the built bundles, figures in artifacts/accuracy.json
+	$(PY) -m compiler.verify --json artifacts/accuracy.json
+
+ci-publish: $(SIGN) ## make ci-publish REGISTRY=HOST/PATH TAG=1.0 KEY=FILE
+	@sh .ci/publish "$(REGISTRY)" "$(TAG)" "$(KEY)" $(SHIPPED)
+
+ci-diff: $(STAMP) ## compare with another revision: make ci-diff BASE=origin/main
+	@bash .ci/diff "$(or $(BASE),origin/main)" $(SHIPPED)
+
 clean: ## remove caches and .venv; bundles stay
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
@@ -50,4 +76,8 @@ $(STAMP): pyproject.toml
 
 $(TRAIN): $(STAMP)
 	PYTHONWARNINGS=ignore $(PY) -m pip install --quiet --editable '.[train]'
+	@touch $@
+
+$(SIGN): $(STAMP)
+	PYTHONWARNINGS=ignore $(PY) -m pip install --quiet --editable '.[publish]'
 	@touch $@
