@@ -30,7 +30,7 @@ class NetworkStats:
 
     @property
     def params(self) -> int:
-        """Weights, and biases where a layer has any."""
+        """Weights, and biases where a layer has any (one number for all channels is none)."""
         return sum(layer.params for layer in self.layers)
 
     @property
@@ -66,7 +66,7 @@ def network_stats(net: FloatNetwork, input_size: Size) -> NetworkStats:
                 conv.name,
                 (out, height, width),
                 (kernel[0], kernel[1]),
-                conv.weight.size + (out if conv.bias.any() else 0),
+                conv.weight.size + (out if np.ptp(conv.bias) else 0),
                 out * height * width * per_group * int(np.prod(kernel)),
             )
         )

@@ -3,6 +3,7 @@
 The network (Bilecen and Ayazoglu, "Bicubic++: Slim, Slimmer, Slimmest", CVPR Workshops 2023) halves
 the resolution in its first convolution, works there on 32 channels, and shuffles the 3*(2*rate)^2
 channels of its last convolution into pixels. `models.network` is the same in PyTorch, to train it.
+The project's own weights work on a centred image; the authors' weights do not.
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ from compiler.errors import ModelError
 from compiler.store import atomic, storage
 
 SLOPE = 0.1  # of the three LeakyReLU
+CENTRE = 128 / 255
+"""What the centred network takes from the image and adds to its output: the bytes 0 to 255 become
+-128/255 to 127/255, which symmetric int8 holds without loss. [0, 1] itself would use half of its
+levels and cost up to 0.1 dB."""
 
 _CHANNELS = 32
 _OPSET = 17
@@ -62,19 +67,26 @@ def check_state(state: Mapping[str, NDArray[np.float32]], rate: int, where: str 
 
 
 def to_onnx(
-    state: Mapping[str, NDArray[np.float32]], rate: int, description: str = ""
+    state: Mapping[str, NDArray[np.float32]],
+    rate: int,
+    description: str = "",
+    *,
+    centred: bool = False,
 ) -> onnx.ModelProto:
     """Builds the graph: `input` float32 [1, 3, H, W] in [0, 1] -> `output` [1, 3, r*H, r*W].
 
     H and W are symbolic; they must be even, or the output is one row or column of 2*r pixels larger
     than r*H or r*W, to be cropped by the caller.
 
+    Args:
+        centred: subtract `CENTRE` from the image and add it to the output, as the weights expect.
     Raises:
         ModelError: as `check_state`.
     """
     check_state(state, rate)
+    image, last = ("centred", "restored") if centred else ("input", "conv_out")
     nodes = [
-        _conv("conv0", "input", stride=2),
+        _conv("conv0", image, stride=2),
         _leaky_relu("act0", "conv0"),
         _conv("conv1", "act0"),
         _leaky_relu("act1", "conv1"),
@@ -84,19 +96,26 @@ def to_onnx(
         _conv("conv_out", "add"),
         helper.make_node(
             "DepthToSpace",
-            ["conv_out"],
+            [last],
             ["output"],
             "pixel_shuffle",
             blocksize=2 * rate,
             mode="CRD",
         ),
     ]
+    constants = [
+        numpy_helper.from_array(np.ascontiguousarray(state[k]), k) for k in kernel_shapes(rate)
+    ]
+    if centred:
+        nodes.insert(0, helper.make_node("Sub", ["input", "centre"], ["centred"], "subtract"))
+        nodes.insert(-1, helper.make_node("Add", ["conv_out", "centre"], [last], "restore"))
+        constants.append(numpy_helper.from_array(np.array(CENTRE, np.float32), "centre"))
     graph = helper.make_graph(
         nodes,
         f"bicubic_plusplus_{rate}x",
         [_image("input", "height", "width")],
         [_image("output", "output_height", "output_width")],
-        [numpy_helper.from_array(np.ascontiguousarray(state[k]), k) for k in kernel_shapes(rate)],
+        constants,
         doc_string=description,
     )
     model = helper.make_model(
@@ -110,7 +129,12 @@ def to_onnx(
 
 
 def export_onnx(
-    state: Mapping[str, NDArray[np.float32]], rate: int, path: Path, description: str = ""
+    state: Mapping[str, NDArray[np.float32]],
+    rate: int,
+    path: Path,
+    description: str = "",
+    *,
+    centred: bool = False,
 ) -> None:
     """Writes `to_onnx`; the same kernels give the same bytes. Never leaves a part of a file.
 
@@ -118,7 +142,8 @@ def export_onnx(
         ModelError: as `check_state`.
         StorageError: the folder of `path` cannot be written.
     """
-    content = to_onnx(state, rate, description).SerializeToString(deterministic=True)
+    model = to_onnx(state, rate, description, centred=centred)
+    content = model.SerializeToString(deterministic=True)
     with atomic(path) as temporary, storage(path):
         temporary.write_bytes(content)
 

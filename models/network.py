@@ -1,12 +1,46 @@
-"""Bicubic++ in PyTorch (Bilecen and Ayazoglu, CVPR Workshops 2023)."""
+"""Bicubic++ (Bilecen and Ayazoglu, CVPR Workshops 2023) in PyTorch, to train it for int8."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.bicubic_plusplus import SLOPE, kernel_shapes
+from models.bicubic_plusplus import CENTRE, SLOPE, kernel_shapes
+
+
+@dataclass(frozen=True, eq=False)
+class Rounding:
+    """Simulated int8, by noise of the size of a rounding.
+
+    Attributes:
+        noise: uniform noise of so many int8 steps on the inputs of the convolutions but the first,
+            which is an image of bytes and loses nothing.
+        kernel_noise: the same on the kernels, one step per output channel.
+        thresholds: [3], what the three rounded tensors are clipped to; a step is 1/127 of that.
+        exact: the first so many images of a batch see neither noise nor clipping, so that the
+            float network does not come to depend on them.
+    """
+
+    noise: float
+    kernel_noise: float
+    thresholds: Tensor
+    exact: int
+
+    def tensor(self, x: Tensor, index: int) -> Tensor:
+        """An int8 tensor's clipping and noise; the gradient reaches the threshold through both."""
+        threshold = self.thresholds[index]
+        rounded = x[self.exact :]
+        rounded = torch.minimum(torch.maximum(rounded, -threshold), threshold)
+        rounded = rounded + self.noise * threshold / 127 * (torch.rand_like(rounded) - 0.5)
+        return torch.cat([x[: self.exact], rounded])
+
+    def kernel(self, weight: Tensor) -> Tensor:
+        """Noise of a symmetric rounding per output channel; the gradient sees the range too."""
+        step = weight.abs().amax((1, 2, 3), keepdim=True) / 127
+        return weight + self.kernel_noise * step * (torch.rand_like(weight) - 0.5)
 
 
 class BicubicPlusPlus(nn.Module):  # type: ignore[misc]  # torch is an optional extra, so untyped
@@ -23,35 +57,29 @@ class BicubicPlusPlus(nn.Module):  # type: ignore[misc]  # torch is an optional 
             conv = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
             self.add_module(name.removesuffix(".weight"), conv)
 
-    def features(self, image: Tensor, noise: float = 0.0) -> Tensor:
+    def features(self, image: Tensor, rounding: Rounding | None = None) -> Tensor:
         """The output before the pixel shuffle, [N, 3*(2*rate)^2, H/2, W/2].
 
         Args:
             image: float32 [N, 3, H, W] in [0, 1].
-            noise: uniform noise of so many int8 steps on all that an int8 build rounds, the kernels
-                (one step per output channel) and the inputs of the convolutions (one per tensor).
+            rounding: what an int8 build does to it.
         """
 
         def conv(layer: nn.Conv2d, x: Tensor) -> Tensor:
-            kernel = _noisy(layer.weight, noise, (1, 2, 3))
+            kernel = rounding.kernel(layer.weight) if rounding else layer.weight
             return functional.conv2d(x, kernel, stride=layer.stride, padding=1)
 
         def act(x: Tensor) -> Tensor:
             return functional.leaky_relu(x, SLOPE)
 
-        x0 = _noisy(act(conv(self.conv0, _noisy(image, noise))), noise)
-        x1 = _noisy(act(conv(self.conv1, x0)), noise)
-        x2 = _noisy(act(conv(self.conv2, x1)) + x0, noise)
-        return conv(self.conv_out, x2)
+        def rounded(x: Tensor, index: int) -> Tensor:
+            return rounding.tensor(x, index) if rounding else x
+
+        x0 = rounded(act(conv(self.conv0, image - CENTRE)), 0)
+        x1 = rounded(act(conv(self.conv1, x0)), 1)
+        x2 = rounded(act(conv(self.conv2, x1)) + x0, 2)
+        return conv(self.conv_out, x2) + CENTRE
 
     def forward(self, image: Tensor) -> Tensor:
         """The upscaled image, neither clipped nor rounded."""
         return functional.pixel_shuffle(self.features(image), 2 * self.rate)
-
-
-def _noisy(x: Tensor, noise: float, dims: tuple[int, ...] = (0, 1, 2, 3)) -> Tensor:
-    """Adds noise of the size of a symmetric int8 rounding; the gradient sees the range too."""
-    if noise == 0:
-        return x
-    step = x.abs().amax(dims, keepdim=True) / 127
-    return x + noise * step * (torch.rand_like(x) - 0.5)

@@ -14,6 +14,7 @@ from calib.errors import DataError
 from calib.images import list_images, read_image
 from models.synthetic import draw
 
+_LEAST_CONTRAST = 24  # levels between the darkest and the brightest value of a patch
 # Never trained on: they choose between recipes, and stay unseen for whoever measures later.
 HELD_OUT = ("canyon-wren", "piazza-gae-aulenti", "roman-colosseum", "tea-gardens")
 
@@ -72,7 +73,13 @@ def pair(image: NDArray[np.uint8], rate: int) -> Pair:
 
 
 def batch(
-    pairs: Sequence[Pair], share: NDArray[np.float64], seed: int, step: int, count: int, size: int
+    pairs: Sequence[Pair],
+    share: NDArray[np.float64],
+    seed: int,
+    step: int,
+    count: int,
+    size: int,
+    stretched: float = 0.0,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Draws the patches of one training step.
 
@@ -83,12 +90,15 @@ def batch(
         step: the patches are a function of (seed, step), so a resumed run needs no generator state.
         count: N, the number of patches.
         size: side of an LR patch.
+        stretched: share of the patches whose contrast is stretched to the whole range of a byte.
 
     Returns:
         LR uint8 [N, size, size, 3] and HR uint8 [N, r*size, r*size, 3], flipped and turned alike.
     """
     rng = np.random.default_rng([seed, step])
     patches = [_patch(rng, pairs[i], size) for i in rng.choice(len(pairs), count, p=share)]
+    wide = rng.random(count) < stretched
+    patches = [_stretched(p) if w else p for p, w in zip(patches, wide, strict=True)]
     return np.stack([p.lr for p in patches]), np.stack([p.hr for p in patches])
 
 
@@ -99,6 +109,19 @@ def _patch(rng: np.random.Generator, source: Pair, size: int) -> Pair:
     hr = source.hr[rate * top : rate * (top + size), rate * left : rate * (left + size)]
     turns, mirrored = int(rng.integers(4)), bool(rng.integers(2))
     return Pair(_turn(lr, turns, mirrored), _turn(hr, turns, mirrored))
+
+
+def _stretched(patch: Pair) -> Pair:
+    """The same map of bytes on both, such that the ground truth reaches from 0 to 255.
+
+    A patch of little contrast stays as it is: its noise alone would be stretched.
+    """
+    low, high = int(patch.hr.min()), int(patch.hr.max())
+    if high - low < _LEAST_CONTRAST:
+        return patch
+    levels = (np.arange(256) - low) * (255 / (high - low))
+    table = np.rint(np.clip(levels, 0, 255)).astype(np.uint8)
+    return Pair(table[patch.lr], table[patch.hr])
 
 
 def _turn(image: NDArray[np.uint8], turns: int, mirrored: bool) -> NDArray[np.uint8]:

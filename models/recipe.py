@@ -29,8 +29,14 @@ class Recipe:
     """Number of drawn images."""
     factors: tuple[float, ...] = (2, 3, 4, 6)
     """How much the photographs are shrunk before they are taken for the truth."""
-    noise: float = 1.5
-    """Simulated rounding in int8 steps: trades little of the float accuracy for robustness."""
+    noise: float = 3.0
+    """Simulated rounding of tensors in int8 steps; an int8 build does 1, a ninth of this power."""
+    kernel_noise: float = 1.5
+    """Simulated rounding of kernels in int8 steps."""
+    exact: float = 0.25
+    """Share of the patches that see neither simulated rounding nor clipping of tensors."""
+    stretched: float = 0.2
+    """Share of the patches that are stretched to full contrast, so that thresholds fit such too."""
     average: float = 0.998
     """Decay of the moving average of the kernels."""
     seed: int = 0
@@ -38,9 +44,9 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in ("rate", "steps", "patches", "size", "warmup", "drawn"):
             _require(getattr(self, name) >= 1, self, name, "at least 1")
-        for name in ("luma", "noise", "momentum"):
+        for name in ("luma", "noise", "kernel_noise", "momentum"):
             _require(getattr(self, name) >= 0, self, name, "at least 0")
-        for name in ("synthetic", "average"):
+        for name in ("synthetic", "average", "exact", "stretched"):
             _require(0 <= getattr(self, name) < 1, self, name, "in [0, 1)")
         _require(self.size % 2 == 0, self, "size", "even")
         _require(self.learning_rate > 0, self, "learning_rate", "positive")

@@ -6,7 +6,7 @@ import pytest
 
 from compiler.errors import ModelError, StorageError
 from compiler.runner import Session
-from models.bicubic_plusplus import export_onnx, kernel_shapes, to_onnx
+from models.bicubic_plusplus import CENTRE, export_onnx, kernel_shapes, to_onnx
 
 RATES = [2, 3, 4]
 
@@ -60,6 +60,13 @@ def test_onnx_computes_the_network(rate: int, size: tuple[int, int]) -> None:
     output = Session(to_onnx(state, rate)).run(image[None])
     assert output.shape == (1, 3, rate * size[0], rate * size[1])
     np.testing.assert_allclose(output[0], forward(state, rate, image), rtol=0, atol=1e-5)
+
+
+def test_the_centred_network_works_on_bytes_about_zero() -> None:
+    state, image = state_of(2), np.random.default_rng(1).random((3, 4, 6), dtype=np.float32)
+    output = Session(to_onnx(state, 2, centred=True)).run(image[None])
+    expected = forward(state, 2, image - CENTRE) + CENTRE
+    np.testing.assert_allclose(output[0], expected, rtol=0, atol=1e-5)
 
 
 def test_same_kernels_same_bytes(tmp_path: Path) -> None:

@@ -35,6 +35,17 @@ def test_patches_depend_on_seed_and_step_alone() -> None:
     assert not np.array_equal(first, batch(source, one, 8, 3, 4, 8)[0])
 
 
+def test_stretched_patches_reach_from_black_to_white() -> None:
+    hr = np.random.default_rng(0).integers(90, 140, (60, 60, 3), np.uint8)
+    source, flat = pair(hr, 3), pair(np.full((60, 60, 3), 77, np.uint8), 3)
+    lr, wide = batch([source], np.ones(1), 0, 0, 4, 8, 0.999)
+    assert (wide.min(), wide.max()) == (0, 255)
+    same, plain = batch([source], np.ones(1), 0, 0, 4, 8)
+    slope = np.polyfit(same.ravel().astype(float), lr.ravel().astype(float), 1)[0]
+    assert slope == pytest.approx(np.ptp(wide[0]) / np.ptp(plain[0]), rel=0.05)
+    assert np.all(batch([flat], np.ones(1), 0, 0, 4, 8, 0.999)[1] == 77)
+
+
 def test_share_decides_which_images_are_drawn_from() -> None:
     dark, bright = (pair(np.full((60, 60, 3), v, np.uint8), 3) for v in (0, 200))
     lr, _ = batch([dark, bright], np.array([0.0, 1.0]), 0, 0, 6, 8)

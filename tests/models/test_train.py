@@ -63,10 +63,10 @@ def test_stopping_and_resuming_changes_nothing(
 
 
 def test_training_lowers_the_error(data: Path) -> None:
-    recipe = Recipe(rate=2, steps=40, patches=4, size=16, warmup=5, drawn=1, factors=(1,))
+    recipe = Recipe(rate=2, steps=80, patches=4, size=16, warmup=5, drawn=1, factors=(1,))
     images, run = load_images(data, recipe), Training(recipe)
     before = run.watch(images)["rgb_db"]
-    run.run(images, 40)
+    run.run(images, 80)
     assert run.watch(images)["rgb_db"] > before + 2
 
 
