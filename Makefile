@@ -9,7 +9,7 @@ CFG    ?= configs/bpp3x_int8.yaml
 SHIPPED := configs/bpp2x_int8.yaml configs/bpp3x_int8.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help build test check lint verify table models data publish pull clean
+.PHONY: help build test check lint verify table models data key publish pull clean
 .PHONY: ci-check ci-build ci-verify ci-publish ci-diff
 
 help: ## this list
@@ -40,6 +40,9 @@ models: $(TRAIN) ## fetch the official 3x weights, or import them: make models F
 data: $(STAMP) ## fetch DIV2K's validation images, or take them: make data FROM="ZIP_OR_DIR ..."
 	$(PY) -m compiler.data $(if $(FROM),--from $(FROM)) $(ARGS)
 
+key: $(SIGN) ## a key pair to sign with: make key KEY=vacc.key
+	$(PY) -m compiler.publish --make-key $(if $(KEY),"$(KEY)",$(error name it: make key KEY=vacc.key))
+
 publish: $(SIGN) ## pack, sign, push: make publish CFG=... KEY=FILE REF=REGISTRY/REPOSITORY:TAG
 	$(PY) -m compiler.publish $(CFG) $(if $(KEY),--key "$(KEY)") $(if $(REF),--ref "$(REF)") $(ARGS)
 
@@ -57,7 +60,10 @@ ci-build: $(STAMP) ## build the shipped specs
 ci-verify: $(STAMP) ## re-measure the built bundles, figures in artifacts/accuracy.json
 	$(PY) -m compiler.verify --json artifacts/accuracy.json
 
-ci-publish: $(SIGN) ## make ci-publish REGISTRY=HOST/PATH TAG=1.0 KEY=FILE
+ci-key: $(SIGN) ## a key pair to sign with: make key KEY=vacc.key
+	$(PY) -m compiler.publish --make-key $(if $(KEY),"$(KEY)",$(error name it: make key KEY=vacc.key))
+
+publish: $(SIGN) ## make ci-publish REGISTRY=HOST/PATH TAG=1.0 KEY=FILE
 	@sh .ci/publish "$(REGISTRY)" "$(TAG)" "$(KEY)" $(SHIPPED)
 
 ci-diff: $(STAMP) ## compare with another revision: make ci-diff BASE=origin/main
