@@ -19,13 +19,13 @@ from rich.table import Table
 from calib import qparams
 from calib.qparams import F32, QParams
 from compiler import bundle as bundle_module
-from compiler import cli, fusion, metrics, qdq, scaling
+from compiler import cli, fusion, metrics, mixed, qdq, scaling
 from compiler.bundle import Bundle
 from compiler.data import Pair
 from compiler.engine import Engine
 from compiler.errors import BundleError
-from compiler.floatnet import FloatConv, FloatNetwork
-from compiler.network import Conv, Network
+from compiler.floatnet import FloatNetwork
+from compiler.network import Network
 from compiler.progress import Reporter
 from compiler.recovery import equalize
 from compiler.recovery.samples import FloatValues
@@ -83,16 +83,13 @@ def analyze(bundle: Bundle, pairs: Sequence[Pair], reporter: Reporter) -> Analys
     engine = bundle.engine
     floats = float_network(bundle)
     images = [_Image.of(engine, pair) for pair in pairs]
-    points = {p: engine.net.tensors[p].q for p in floats.rounding_points}
     weights = frozenset(c.name for c in floats.convs)
 
     def drop(activations: frozenset[str], layers: frozenset[str]) -> float:
-        chosen = {p: q for p, q in points.items() if p in activations}
-        model = qdq.write_mixed(_with_weights(floats, engine.net, layers), chosen)
-        session = Session(model, optimize=False, threads=engine.host.threads)
+        session = mixed.session(floats, engine.net, activations, layers, engine.host.threads)
         return float(np.mean([image.drop_db(session.run(image.x)) for image in images]))
 
-    everything = frozenset(points)
+    everything = frozenset(floats.rounding_points)
     parts = _parts(floats)
     costs = []
     for kind, name, activations, layers in reporter.track(parts, "parts of the quantization"):
@@ -157,25 +154,11 @@ def _parts(net: FloatNetwork) -> list[_Part]:
     return parts
 
 
-def _with_weights(net: FloatNetwork, integer: Network, layers: frozenset[str]) -> FloatNetwork:
-    """The float network, the named convolutions with the real values of their integers."""
-    rounded = {c.name: c for c in integer.convs}
-
-    def real(op: FloatConv) -> FloatConv:
-        conv: Conv = rounded[op.name]
-        step = qparams.requantize_multiplier(integer.tensors[conv.input].q.scale, conv.weight_scale)
-        weight = conv.weight * conv.weight_scale[:, None, None, None]
-        return replace(op, weight=weight, bias=conv.bias.astype(np.float32) * step)
-
-    ops = tuple(real(o) if isinstance(o, FloatConv) and o.name in layers else o for o in net.ops)
-    return replace(net, ops=ops)
-
-
 def _qualities(
     floats: FloatNetwork, integer: Network, images: Sequence[F32]
 ) -> tuple[TensorQuality, ...]:
     points = {p: integer.tensors[p].q for p in floats.rounding_points}
-    real = _with_weights(floats, integer, frozenset(c.name for c in floats.convs))
+    real = mixed.with_weights(floats, integer, [c.name for c in floats.convs])
     computed = [p for p in points if p != floats.ops[0].output]
     session = Session(qdq.write_mixed(real, points), computed, optimize=False)
     exact = FloatValues(floats, list(points))

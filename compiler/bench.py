@@ -175,7 +175,7 @@ def parser() -> argparse.ArgumentParser:
         "Measure the latency of a bundle's library on this machine.",
         examples=(
             "artifacts/bpp3x_int8",
-            "artifacts/bpp3x_int8 --peers --layers",
+            "artifacts/bpp3x_int8 --peers --layers --save",
             "artifacts/bpp3x_int8 --threads 1 --runs 50 --json -",
         ),
     )
@@ -191,6 +191,9 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument(
         "--runs", type=cli.count, default=RUNS, metavar="N", help=f"calls of each, default {RUNS}"
+    )
+    result.add_argument(
+        "--save", action="store_true", help="keep the figures in the bundle and in its report"
     )
     return cli.with_output(result, "the figures")
 
@@ -229,6 +232,10 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
         report["peak_gmacs_per_s"] = {k: round(v, 1) for k, v in peaks.items()}
         _print_layers(parts, peaks, reporter)
     cli.write_result(args.json, report)
+    if args.save:
+        from compiler.report.__main__ import update
+
+        reporter.stage(f"written: {update(args.bundle, report)}")
     return 0
 
 

@@ -161,16 +161,33 @@ def _write_provenance(folder: Path, engine: Engine, origin: Mapping[str, Any]) -
 
 def write_measured(folder: Path, files: Mapping[str, str]) -> None:
     """Fills `folder`/measured and seals it with a manifest of its own, which names the bundle's."""
-    measured = folder / MEASURED
+    _write_measured(folder / MEASURED, folder / MANIFEST, files)
+
+
+def _write_measured(measured: Path, sealed: Path, files: Mapping[str, str]) -> None:
     measured.mkdir()
     for name, text in files.items():
         (measured / name).write_text(text, encoding="utf-8")
     manifest = {
-        "bundle": store.file_sha256(folder / MANIFEST),
+        "bundle": store.file_sha256(sealed),
         "machine": machine(),
         "files": digests(measured),
     }
     (measured / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+
+
+def replace_measured(path: Path, changes: Mapping[str, str]) -> None:
+    """Writes files of a finished bundle's measured/ anew; the others stay, and all are sealed.
+
+    Args:
+        changes: file name to text.
+    Raises:
+        StorageError: the folder cannot be written; it is as it was then.
+    """
+    old = path / MEASURED
+    kept = {p.name: p.read_text("utf-8") for p in old.iterdir() if p.name != MANIFEST}
+    with store.atomic(old) as temporary, store.storage(old):
+        _write_measured(temporary, path / MANIFEST, {**kept, **changes})
 
 
 def check(path: Path) -> dict[str, Any]:

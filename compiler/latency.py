@@ -25,6 +25,12 @@ class Latency:
         """The object of latency.json."""
         return {k: round(v, 3) if k != "runs" else v for k, v in asdict(self).items()}
 
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Latency:
+        """Inverse of `to_json`; further keys are left alone."""
+        median, p10, p90 = (float(value[key]) for key in ("median_ms", "p10_ms", "p90_ms"))
+        return cls(median, p10, p90, int(value["runs"]))
+
 
 def measure(
     calls: Mapping[str, Callable[[], object]], runs: int, warmup: int = 2, track: Track = iter

@@ -119,6 +119,7 @@ def run(
         recipe = stages.recipe(wish, target)
         if recipe.split_residuals:
             floats = split_residuals(floats)
+        plain = floats
         chosen_scales = stages.channel_scales(inputs, floats, recipe)
         floats = equalize.equalize(floats, chosen_scales.factors)
         observed = stages.observe(inputs, floats)
@@ -188,25 +189,27 @@ def run(
                 "calibration": {"source": photos.source, "images": list(observed.digests)},
             },
         )
+        figures = _latency_figures(engine, speed)
         shown = report.Build(
             engine=engine,
             target=target,
             floats=floats,
+            plain=plain,
+            factors=chosen_scales.factors,
             counts=counts,
             observed=observed,
             table=table,
             photos=photos.photos,
             ops=inputs.ops,
             accuracy=result,
-            latency=speed,
-            peers={},
+            figures=figures,
             manifest=manifest,
         )
         with reporter.busy("writing the report"):
             page = report.page(report.collect(shown))
         measured = {
             "report.html": page,
-            "latency.json": _latency_json(file, speed),
+            "latency.json": json.dumps(figures, indent=2) + "\n",
             "timing.json": _timing_json(clock),
         }
         bundle.write_measured(temporary, measured)
@@ -266,14 +269,14 @@ def _accuracy_json(result: Accuracy, photos: PhotoSet) -> str:
     return json.dumps(result.to_json() | {"calibration": calibration}, indent=2) + "\n"
 
 
-def _latency_json(file: SpecFile, speed: Latency) -> str:
-    report: dict[str, Any] = {
-        "machine": bundle.machine(),
-        "input_shape": next(iter(file.spec.frontend.shape.values())),
+def _latency_figures(engine: Engine, speed: Latency) -> dict[str, Any]:
+    """The object of measured/latency.json."""
+    return {
+        "machine": bundle.machine() | {"isa": engine.host.isa, "threads": engine.host.threads},
+        "input_shape": next(iter(engine.spec.frontend.shape.values())),
         "library": speed.to_json(),
         "peers": {},
     }
-    return json.dumps(report, indent=2) + "\n"
 
 
 def _timing_json(clock: _Clock) -> str:

@@ -16,10 +16,11 @@ from compiler.cost import Check, Cost
 from compiler.dataset import Photo
 from compiler.engine import Engine
 from compiler.floatnet import FloatNetwork
-from compiler.latency import Latency
 from compiler.recovery import samples
+from compiler.recovery.equalize import Factors
 from compiler.report import layers
-from compiler.report.layers import LayerRow, TensorRow, WeightRow
+from compiler.report.layers import ChannelRanges, LayerRow, TensorRow
+from compiler.report.speed import Speed
 from compiler.scaling import pad_tensor
 from compiler.spec import Spec
 from compiler.stats import NetworkStats
@@ -35,21 +36,23 @@ class Build:
     Attributes:
         floats: the float network that was quantized, after equalization.
         photos, ops: the calibration images and their pre-processing.
-        latency: of the library, and of the peers that were measured beside it.
+        plain: the same before equalization, and `factors` what lies between the two.
+        figures: the object of measured/latency.json.
         manifest: of the bundle.
     """
 
     engine: Engine
     target: Target
     floats: FloatNetwork
+    plain: FloatNetwork
+    factors: Factors
     counts: NetworkStats
     observed: Observed
     table: CalibrationTable
     photos: Sequence[Photo]
     ops: Sequence[ProcessOp]
     accuracy: Accuracy
-    latency: Latency
-    peers: Mapping[str, Latency]
+    figures: Mapping[str, Any]
     manifest: Mapping[str, Any]
 
 
@@ -59,20 +62,17 @@ class ReportData:
 
     Attributes:
         probe: how many inputs the noise of the layers was measured on.
-        machine: the machine that latency was measured on.
     """
 
     spec: Spec
     spec_yaml: str
     accuracy: Accuracy
-    latency: Latency
-    peers: Mapping[str, Latency]
-    machine: Mapping[str, Any]
+    speed: Speed
     counts: NetworkStats
     floats: FloatNetwork
     layers: tuple[LayerRow, ...]
     tensors: tuple[TensorRow, ...]
-    weights: tuple[WeightRow, ...]
+    weights: tuple[ChannelRanges, ...]
     probe: int
     cost: Cost
     checks: tuple[Check, ...]
@@ -82,6 +82,11 @@ class ReportData:
     def name(self) -> str:
         """Name of the build."""
         return self.spec.name
+
+    @property
+    def equalized(self) -> bool:
+        """Whether equalization changed any range."""
+        return any(row.changed for row in self.weights)
 
     @property
     def colours(self) -> str:
@@ -103,6 +108,7 @@ def collect(build: Build) -> ReportData:
     histograms = observed.histograms
     tiles = _tiles(build)
     noise = layers.sqnr_db(floats, build.engine.net, tiles)
+    sensitivity = layers.sensitivities(floats, build.engine.net, tiles)
     load = cost.workload(
         floats,
         build.engine.main_size,
@@ -113,20 +119,19 @@ def collect(build: Build) -> ReportData:
         spec=spec,
         spec_yaml=bundle.dump_spec(spec),
         accuracy=build.accuracy,
-        latency=build.latency,
-        peers=build.peers,
-        machine=bundle.machine(),
+        speed=Speed.of(build.figures, build.manifest["host"]),
         counts=build.counts,
         floats=floats,
-        layers=layers.layer_rows(floats, build.counts, build.table, histograms, noise),
+        layers=layers.layer_rows(floats, build.counts, build.table, histograms, noise, sensitivity),
         tensors=layers.tensor_rows(
             floats,
             build.table,
             histograms,
+            layers.channel_ranges(floats, observed.ranges, build.factors),
             symmetric=build.target.symmetric,
             calibrate_range=spec.backend.quantize.calibrate_range,
         ),
-        weights=tuple(layers.weight_row(conv) for conv in floats.convs),
+        weights=layers.weight_rows(floats, build.plain),
         probe=len(tiles),
         cost=cost.estimate(load, build.target.hardware, build.target.name),
         checks=cost.checks(build.target.hardware),

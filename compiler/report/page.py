@@ -5,12 +5,10 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from compiler import svg
@@ -18,41 +16,32 @@ from compiler.cost import show
 from compiler.cost.roofline import roofline
 from compiler.crops import Crop
 from compiler.metrics import psnr_db
-from compiler.report import graph, plots
+from compiler.report import graph, plots, speed
 from compiler.report.data import ReportData
+from compiler.report.template import template, text
 from compiler.scaling import Rgb
 
-TEMPLATES = Path(__file__).parent / "templates"
-_DASH, _MINUS = "\u2013", "\u2212"
 _LOSSLESS = [cv2.IMWRITE_WEBP_QUALITY, 101]  # above 100: exact pixels
 
 
 def page(data: ReportData) -> str:
     """The whole page; the same data gives the same text."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["db"] = lambda v, digits=2: _number(v, digits)
-    environment.filters["grouped"] = lambda v: f"{v:,}"
     accuracy = data.accuracy.to_json()
     gate = data.spec.verify.gate
-    return environment.get_template("report.html").render(
+    return template("report.html").render(
         data=data,
         accuracy=accuracy,
         gate=gate,
         metrics=_metrics(data),
-        style=Markup(svg.MARKS + (TEMPLATES / "style.css").read_text("utf-8")),
-        script=Markup((TEMPLATES / "script.js").read_text("utf-8")),
+        style=Markup(svg.MARKS + text("style.css")),
+        script=Markup(text("script.js")),
         crops=Markup(_script_json([_crop(c) for c in data.accuracy.crops])),
         drops=Markup(plots.drops(data.accuracy, gate.psnr_drop_db)),
         histograms=[Markup(plots.histogram(t)) for t in data.tensors],
-        weights=[Markup(plots.weights(w)) for w in data.weights],
+        channels=[Markup(plots.channels(t.channels)) for t in data.tensors],
+        weights=[Markup(plots.channels(w)) for w in data.weights],
         method_kind=plots.method_kind,
-        latencies=Markup(plots.latencies(data.latency, data.peers)),
+        places={place: speed.render(place, data.speed) for place in speed.PLACES},
         roofline=Markup(roofline(data.cost)),
         verdicts=show.verdicts(data.cost),
         notes=(*show.notes(data.cost), *show.check_notes(data.checks)),
@@ -70,11 +59,6 @@ def _metrics(data: ReportData) -> tuple[tuple[str, str, int], ...]:
         ("SSIM Y", "ssim_y", 4),
     )
     return tuple(m for m in known if data.accuracy.mean("fp32", m[1]) is not None)
-
-
-def _number(value: float | None, digits: int) -> str:
-    """A number for a table; a dash where nothing was measured, a true minus sign."""
-    return _DASH if value is None else f"{value:.{digits}f}".replace("-", _MINUS)
 
 
 def _crop(crop: Crop) -> dict[str, Any]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from calib.histogram import I64
+from calib.qparams import F32
 from compiler import svg
 from compiler.accuracy import Accuracy
 from compiler.latency import Latency
 from compiler.metrics import bootstrap_ci95
-from compiler.report.layers import Choice, TensorRow, WeightRow
+from compiler.report.layers import ChannelRanges, Choice, TensorRow
 from compiler.svg import Axis
 
 WIDTH = 460
@@ -111,36 +112,44 @@ def method_kind(method: str) -> str:
     return _COLOURS.get(method, "a")
 
 
-def weights(row: WeightRow) -> str:
-    """The range of every output channel's weights."""
+def channels(row: ChannelRanges) -> str:
+    """The range of every channel: bars after equalization, pale ones before it where it differs."""
     height = 150
-    low, high = min(float(row.low.min()), 0.0), max(float(row.high.max()), 0.0)
-    if low == high:
-        high = 1.0
+    ends = [row.low, row.high, *((row.low_before, row.high_before) if row.changed else ())]
+    low, high = (float(pick(0, pick([pick(e) for e in ends]))) for pick in (min, max))
+    y = Axis(low, high if high > low else low + 1, height - 26, 18)
     x = Axis(0, len(row.low), _LEFT, WIDTH - _RIGHT)
-    y = Axis(low, high, height - 26, 18)
-    width = max((x.end - x.start) / len(row.low) * 0.7, 0.5)
-    parts = [
-        *(
-            part
-            for value in y.ticks(4)
-            for part in (
-                svg.line((x.start, y(value)), (x.end, y(value)), "grid"),
-                svg.text(x.start - 6, y(value) + 4, svg.short(value), "end", "soft"),
-            )
-        ),
-        *(
+    step = (x.end - x.start) / len(row.low)
+
+    def bars(lows: F32, highs: F32, kind: str, share: float, when: str = "") -> list[str]:
+        return [
             svg.rect(
-                x(c + 0.15), y(float(b)), width, max(y(float(a)) - y(float(b)), 0.5), "bar",
-                hint=f"channel {c}: {a:.4g} to {b:.4g}",
+                x(c + (1 - share) / 2), y(float(b)), step * share, y(float(a)) - y(float(b)), kind,
+                hint=f"channel {c}{when}: {a:.4g} to {b:.4g}",
             )
-            for c, (a, b) in enumerate(zip(row.low, row.high, strict=True))
-        ),
+            for c, (a, b) in enumerate(zip(lows, highs, strict=True))
+        ]  # fmt: skip
+
+    before = (
+        bars(row.low_before, row.high_before, "before", 0.9, " before equalization")
+        if row.changed
+        else []
+    )
+    parts = [
+        *_grid(x, y),
+        *before,
+        *bars(row.low, row.high, "bar", 0.45 if row.changed else 0.7),
         svg.line((x.start, y(0)), (x.end, y(0)), "axis"),
         svg.text(x.start, height - 8, "channel 0", "start", "soft"),
         svg.text(x.end, height - 8, f"{len(row.low) - 1}", "end", "soft"),
-    ]  # fmt: skip
-    return svg.figure(WIDTH, height, parts, f"Weight ranges of the channels of {row.name}")
+    ]
+    return svg.figure(WIDTH, height, parts, f"Range of every channel of {row.name}")
+
+
+def _grid(x: Axis, y: Axis) -> Iterator[str]:
+    for value in y.ticks(4):
+        yield svg.line((x.start, y(value)), (x.end, y(value)), "grid")
+        yield svg.text(x.start - 6, y(value) + 4, svg.short(value), "end", "soft")
 
 
 def latencies(library: Latency, peers: Mapping[str, Latency]) -> str:

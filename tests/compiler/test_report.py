@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
+import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,14 +22,17 @@ from calib.methods import Max
 from calib.table import calibrate
 from compiler import bundle, fusion, pipeline, qdq, reference, report, spec
 from compiler.accuracy import Verdict
+from compiler.errors import BundleError
 from compiler.latency import Latency
 from compiler.progress import silent
-from compiler.report import Build, ReportData, graph, layers, plots
+from compiler.report import Build, ReportData, graph, layers, plots, speed
 from compiler.report.page import page
+from compiler.report.speed import Speed
 from compiler.runner import Session
 from tests import graphs, quantized
 from tests.browser import chromium
 from tests.compiler.conftest import tiny_spec
+from tests.compiler.test_commands import command
 
 LIMIT = 5_000_000
 
@@ -34,6 +40,15 @@ LIMIT = 5_000_000
 @pytest.fixture(scope="module")
 def data(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> ReportData:
     """What the tiny build's report shows, caught on its way to the page."""
+    with caught_builds() as builds:
+        out = tmp_path_factory.mktemp("report")
+        pipeline.run(spec.load(tiny_spec(tiny_folder)), silent(), out=out)
+    return report.collect(builds[0])
+
+
+@contextmanager
+def caught_builds() -> Iterator[list[Build]]:
+    """What builds hand to the report meanwhile."""
     caught: list[Build] = []
     collect = report.collect
 
@@ -43,9 +58,7 @@ def data(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> ReportD
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report, "collect", keep)
-        out = tmp_path_factory.mktemp("report")
-        pipeline.run(spec.load(tiny_spec(tiny_folder)), silent(), out=out)
-    return collect(caught[0])
+        yield caught
 
 
 class Links(HTMLParser):
@@ -83,7 +96,7 @@ def test_it_opens_with_the_verdict(data: ReportData) -> None:
     assert "Gate passed" in start
     assert f"{drop:.3f} dB".replace("-", "\u2212") in start
     assert f"{data.accuracy.bit_exact.values:,} values" in start
-    assert f"{data.latency.median_ms:.1f} ms" in start
+    assert f"{data.speed.library.median_ms:.1f} ms" in start
 
 
 def test_a_missed_gate_says_why(data: ReportData) -> None:
@@ -104,10 +117,88 @@ def test_crops_hold_exact_pixels(data: ReportData) -> None:
 
 
 def test_peers_stand_beside_the_library(data: ReportData) -> None:
-    text = page(replace(data, peers={"onnxruntime_fp32": Latency(123.4, 120, 130, 5)}))
+    assert "Peers were not measured" in page(data)
+    peers = {"onnxruntime_fp32": Latency(123.4, 120, 130, 5)}
+    text = page(replace(data, speed=replace(data.speed, peers=peers)))
     assert "onnxruntime_fp32" in text
     assert "123.4 ms" in text
     assert "Peers were not measured" not in text
+
+
+FIGURES = {
+    "machine": {"processor": "<b>fast</b>", "system": "Linux", "isa": "avx2", "threads": 3},
+    "input_shape": [1, 3, 32, 48],
+    "library": {"median_ms": 7.5, "p10_ms": 7.1, "p90_ms": 8.2, "runs": 9, "memory_bytes": 1},
+    "peers": {"openvino_int8": {"median_ms": 15.0, "p10_ms": 14, "p90_ms": 16, "runs": 9}},
+    "layers": [{"name": "c", "kernel": "F(4,3)", "median_ms": 1.25, "gmacs_per_s": 99.0}],
+}
+
+
+def test_later_latencies_replace_the_speed_and_nothing_else(data: ReportData) -> None:
+    new = Speed.of(FIGURES, {"isa": "vnni", "threads": 2})
+    assert (new.isa, new.threads, new.shape) == ("avx2", 3, "1x3x32x48")
+    refreshed = speed.refresh(page(data), new)
+    assert refreshed == page(replace(data, speed=new))
+    assert speed.refresh(refreshed, data.speed) == page(data)
+    assert "&lt;b&gt;fast" in refreshed
+    for words in ("7.5 ms", "openvino_int8", "15.0 ms", "2.00", "F(4,3)", "3 threads"):
+        assert words in refreshed
+    with pytest.raises(BundleError, match="another version"):
+        speed.refresh("<html></html>", new)
+
+
+def test_the_command_writes_the_report_again(tiny_build: pipeline.Result, tmp_path: Path) -> None:
+    assert tiny_build.bundle is not None
+    copy = tmp_path / "tiny"
+    shutil.copytree(tiny_build.bundle, copy)
+    figures = tmp_path / "bench.json"
+    figures.write_text(json.dumps(FIGURES))
+    done = command("report", copy, "--latency", figures)
+    assert done.returncode == 0, done.stderr
+    bundle.check(copy)
+    assert "openvino_int8" in (copy / "measured" / "report.html").read_text("utf-8")
+    assert json.loads((copy / "measured" / "latency.json").read_text()) == FIGURES
+    assert (copy / "measured" / "timing.json").is_file()
+    before = (copy / "measured" / "report.html").read_bytes()
+    assert command("report", copy).returncode == 0
+    assert (copy / "measured" / "report.html").read_bytes() == before
+    for bad in ("[]", "{}", '{"machine": 1}', "no json"):
+        figures.write_text(bad)
+        assert command("report", copy, "--latency", figures).returncode == 2
+        assert (copy / "measured" / "report.html").read_bytes() == before
+
+
+def test_channels_before_and_after_equalization(tiny_folder: Path, tmp_path: Path) -> None:
+    """Against plain scaling: weights of c, times t_c, over t of what they read; activations t_c."""
+    path = tiny_spec(tiny_folder, backend__quantize={"calibrate_mode": "max", "equalize": True})
+    with caught_builds() as builds:
+        pipeline.run(spec.load(path), silent(), out=tmp_path)
+    (build,) = builds
+    shown = report.collect(build)
+    assert shown.equalized
+    for row in (t.channels for t in shown.tensors):
+        t = build.factors.get(row.name, np.ones(len(row.low), np.float32))
+        np.testing.assert_allclose(row.low_before * t, row.low, rtol=1e-6)
+        np.testing.assert_allclose(row.high_before * t, row.high, rtol=1e-6)
+    plain = fusion.fuse(build.engine.fp32).convs
+    for row, conv in zip(shown.weights, plain, strict=True):
+        np.testing.assert_array_equal(row.high_before, conv.weight.max(axis=(1, 2, 3)))
+    text = page(shown)
+    assert "before it as pale ones" in text
+    assert "before equalization:" in text
+
+
+def test_sensitivity_of_every_layer(data: ReportData) -> None:
+    """Each layer alone is less wrong than all of them together, and no layer is free."""
+    assert all(row.sensitivity > 0 for row in data.layers)
+    floats, net = quantized.integer_network(graphs.bicubic_plusplus(2).model())
+    x = quantized.noise(3, 24, 32, seed=7)
+    found = layers.sensitivities(floats, net, [x])
+    exact = Session(qdq.write_float(floats)).run(x).astype(np.float64)
+    together = 255 * np.sqrt(np.mean((exact - reference.run(net, x)) ** 2))
+    assert set(found) == {c.name for c in floats.convs}
+    assert min(found.values()) > 0
+    assert max(found.values()) < together
 
 
 def test_layers_and_tensors_are_those_of_the_network(data: ReportData) -> None:
@@ -160,7 +251,10 @@ def test_every_histogram_can_be_drawn(seen: tuple[float, float]) -> None:
     ] = 5
     hist = Histogram(*seen, counts)
     choice = layers.Choice("mse", -0.8 * limit, 0.8 * limit, 0.1)
-    picture = plots.histogram(layers.TensorRow("t", hist, choice, (choice,), None))
+    ends = (np.full(3, seen[0], np.float32), np.full(3, seen[1], np.float32))
+    channels = layers.ChannelRanges("t", *ends, *(2 * end for end in ends))
+    picture = plots.histogram(layers.TensorRow("t", hist, choice, (choice,), channels, None))
+    picture += plots.channels(channels)
     assert picture.startswith("<svg")
     assert "nan" not in picture
 
@@ -256,9 +350,9 @@ def test_tables_sort_both_ways(wide: Any, data: ReportData) -> None:
         "arguments[0].click()", wide.find_element("css selector", f"{names} thead button")
     )
     assert rows(wide, names, 0) == sorted(r.name for r in data.layers)
-    threshold = wide.find_elements("css selector", f"{names} thead button")[9]
+    threshold = wide.find_elements("css selector", f"{names} thead button")[10]
     wide.execute_script("arguments[0].click()", threshold)
-    assert rows(wide, names, 9)[-1] == ""  # what has no figure comes last
+    assert rows(wide, names, 10)[-1] == ""  # what has no figure comes last
 
 
 def test_nothing_is_wrong_in_the_console(wide: Any) -> None:
