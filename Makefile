@@ -60,10 +60,7 @@ ci-build: $(STAMP) ## build the shipped specs
 ci-verify: $(STAMP) ## re-measure the built bundles, figures in artifacts/accuracy.json
 	$(PY) -m compiler.verify --json artifacts/accuracy.json
 
-ci-key: $(SIGN) ## a key pair to sign with: make key KEY=vacc.key
-	$(PY) -m compiler.publish --make-key $(if $(KEY),"$(KEY)",$(error name it: make key KEY=vacc.key))
-
-publish: $(SIGN) ## make ci-publish REGISTRY=HOST/PATH TAG=1.0 KEY=FILE
+ci-publish: $(SIGN) ## make ci-publish REGISTRY=HOST/PATH TAG=1.0 KEY=FILE
 	@sh .ci/publish "$(REGISTRY)" "$(TAG)" "$(KEY)" $(SHIPPED)
 
 ci-diff: $(STAMP) ## compare with another revision: make ci-diff BASE=origin/main
