@@ -14,7 +14,7 @@ from calib.histogram import Histogram
 from calib.methods import Method
 from calib.qparams import F32, INT8_MAX, INT8_MIN, QParams
 
-LOSSLESS = "lossless"  # the method of `lossless`, in tables
+LOSSLESS, BYTES = "lossless", "bytes"  # the methods of `of_bytes`, in tables
 _ON_A_STEP = 0.02  # of a step: rounding of binary32 on the way is far below
 VISIBLE_CLIPPING = 0.001  # fraction of a tensor's values
 MOVING_THRESHOLD = 0.1  # relative change between the two halves of a set
@@ -126,16 +126,26 @@ def from_range(
     )
 
 
-def lossless(hist: Histogram, values: F32, symmetric: bool) -> TensorCalibration | None:
-    """The calibration of an image that int8 represents exactly, or None where none does.
+def of_bytes(hist: Histogram, values: F32, symmetric: bool) -> TensorCalibration:
+    """The calibration of an 8-bit image: its range is known, whatever the images seen.
 
-    An 8-bit image takes 256 values with equal steps between them. With that step for the scale, and
-    where the values then are integers of int8, nothing is lost; a threshold a little higher or
-    lower would round nearly every pixel.
+    A method would estimate it, and clip black or white where the set has little of them. 256
+    values with equal steps between them may even be integers of int8: with that step for the scale
+    nothing is lost, while a threshold a little higher or lower would round nearly every pixel.
 
     Args:
         values: what the network makes of every byte, binary32 [C, 256].
     """
+    if exact := _lossless(hist, values, symmetric):
+        return exact
+    low, high = float(values.min()), float(values.max())
+    if symmetric:
+        low, high = -max(-low, high), max(-low, high)
+    return from_range(hist, min(low, 0.0), max(high, 0.0), BYTES, symmetric)
+
+
+def _lossless(hist: Histogram, values: F32, symmetric: bool) -> TensorCalibration | None:
+    """The calibration that represents every byte exactly, or None where none does."""
     step = float(values[0, -1] - values[0, 0]) / (values.shape[1] - 1)
     if not step > 0:
         return None

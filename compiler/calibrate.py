@@ -168,8 +168,8 @@ def choose(
     """The threshold of every rounding point, and reasons to doubt them.
 
     Args:
-        byte_values: what pre-processing makes of every byte of an image, binary32 [C, 256]: where
-            int8 holds them all, the graph input takes the scale that loses nothing.
+        byte_values: what pre-processing makes of every byte of an image, binary32 [C, 256], which
+            tells the range of the graph input; where that is None, `method` estimates it.
     Returns:
         The table and warnings: thresholds that still move between two halves of the images, and
         visible clipping.
@@ -192,8 +192,7 @@ def choose(
         }
         if byte_values is not None and first.output not in shared:
             hist, values = histograms[first.output], first.normalized(byte_values)
-            if exact := calib_table.lossless(hist, values, symmetric):
-                own[first.output] = exact
+            own[first.output] = calib_table.of_bytes(hist, values, symmetric)
         return CalibrationTable(own | shared)
 
     whole = table(observed.histograms)

@@ -31,7 +31,7 @@ class Recipe:
     """How much the photographs are shrunk before they are taken for the truth."""
     noise: float = 3.0
     """Simulated rounding of tensors in int8 steps; an int8 build does 1, a ninth of this power."""
-    kernel_noise: float = 1.5
+    kernel_noise: float = 2.0
     """Simulated rounding of kernels in int8 steps."""
     exact: float = 0.25
     """Share of the patches that see neither simulated rounding nor clipping of tensors."""

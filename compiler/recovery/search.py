@@ -13,6 +13,7 @@ import numpy as np
 
 from calib import table as calib_table
 from calib.histogram import Histogram
+from calib.methods import Max
 from calib.qparams import F32
 from calib.table import CalibrationTable
 from compiler import qdq
@@ -37,7 +38,10 @@ def search(
     *,
     symmetric: bool,
 ) -> CalibrationTable:
-    """The ranges of least output error near those of `table`.
+    """The ranges of least output error near those of `table`, or near all that was seen.
+
+    A method that clips too much leaves the descent in a valley of its own: where clipping nothing
+    has the smaller error, it starts from there.
 
     The graph input keeps its range: every image uses all of it. Tensors that a Concat joins move
     together.
@@ -52,7 +56,8 @@ def search(
     def error(candidate: CalibrationTable) -> float:
         return _error(rounded.network(candidate), samples, wanted)
 
-    best, least = table, error(table)
+    starts = [table, _unclipped(table, histograms, _movable(net), symmetric)]
+    best, least = min(((t, error(t)) for t in starts), key=lambda start: start[1])
     for _ in range(_SWEEPS):
         before = least
         for names in _movable(net):
@@ -61,6 +66,22 @@ def search(
         if least > 0.999 * before:
             break
     return best
+
+
+def _unclipped(
+    table: CalibrationTable,
+    histograms: Mapping[str, Histogram],
+    units: list[tuple[str, ...]],
+    symmetric: bool,
+) -> CalibrationTable:
+    """The table of the method `max`, but for the graph input."""
+    tensors = dict(table.tensors)
+    for names in units:
+        ends = [Max().range(histograms[name], symmetric) for name in names]
+        low, high = min(low for low, _ in ends), max(high for _, high in ends)
+        for name in names:
+            tensors[name] = calib_table.from_range(histograms[name], low, high, Max.name, symmetric)
+    return CalibrationTable(tensors)
 
 
 def _walk(

@@ -9,7 +9,7 @@ from calib.errors import CalibrationError
 from calib.histogram import Histogram, Range
 from calib.methods import METHODS, Max, Percentile
 from calib.qparams import quantize
-from calib.table import CalibrationTable, calibrate, from_range, lossless, warnings
+from calib.table import CalibrationTable, calibrate, from_range, of_bytes, warnings
 
 
 def histogram(x: np.ndarray) -> Histogram:
@@ -117,8 +117,7 @@ def test_an_image_that_int8_holds_loses_nothing(
     values: np.ndarray, symmetric: bool, zero_point: int
 ) -> None:
     table = np.tile(values.astype(np.float32), (3, 1))
-    found = lossless(histogram([0]), table, symmetric)
-    assert found is not None
+    found = of_bytes(histogram([0]), table, symmetric)
     assert (found.zero_point, found.method, found.clipped_fraction) == (zero_point, "lossless", 0)
     q = quantize(table, found.qparams)
     np.testing.assert_array_equal(q, np.tile(np.arange(-128, 128), (3, 1)))
@@ -133,10 +132,16 @@ def test_an_image_that_int8_holds_loses_nothing(
         (np.linspace(0, 1, 256) ** 2, False),
     ],
 )
-def test_an_image_that_int8_does_not_hold(values: np.ndarray, symmetric: bool) -> None:
-    assert lossless(histogram([0]), values.astype(np.float32)[None], symmetric) is None
+def test_an_image_that_int8_does_not_hold_keeps_its_range(
+    values: np.ndarray, symmetric: bool
+) -> None:
+    found = of_bytes(histogram([0]), values.astype(np.float32)[None], symmetric)
+    assert found.method == "bytes"
+    assert found.threshold == np.float32(np.abs(values).max())
+    assert found.low == (-found.high if symmetric else 0)
 
 
 def test_channels_with_steps_of_their_own_share_no_scale() -> None:
     values = np.float32([np.arange(256) - 128, 2 * (np.arange(256) - 128)])
-    assert lossless(histogram([0]), values, True) is None
+    found = of_bytes(histogram([0]), values, True)
+    assert (found.method, found.threshold) == ("bytes", 256)
