@@ -18,13 +18,10 @@ from typing import Any
 import numpy as np
 import onnx
 
-from calib.images import pointwise_table
 from calib.images import warnings as process_op_warnings
-from calib.methods import method
 from calib.table import CalibrationTable
 from compiler import (
     bundle,
-    calibrate,
     fusion,
     host,
     latency,
@@ -123,14 +120,7 @@ def run(
         chosen_scales = stages.channel_scales(inputs, floats, recipe)
         floats = equalize.equalize(floats, chosen_scales.factors)
         observed = stages.observe(inputs, floats)
-        chosen = method(wish.calibrate_mode, wish.calibrate_range)
-        table, doubts = calibrate.choose(
-            floats,
-            observed,
-            chosen,
-            symmetric=target.symmetric,
-            byte_values=pointwise_table(inputs.ops, floats.channels[floats.input]),
-        )
+        table, doubts = stages.thresholds(inputs, floats, observed, symmetric=target.symmetric)
         if doubts and wish.strict:
             raise CalibrationWarningError(
                 "; ".join(doubts), where="calibration", fix="use more images, or strict: false"

@@ -23,7 +23,8 @@ __all__ = ["Spec", "SpecFile", "at", "check", "load", "read"]
 
 Dtype = Literal["float32", "uint8"]
 Protocol = Literal["standard", "vendor"]
-_RANGELESS = ("max", "kl_divergence", "mse")  # methods that take no calibrate_range
+AUTO = "auto"  # the calibrate_mode that tries all methods, see `compiler.recovery.auto`
+_RANGELESS = ("max", "kl_divergence", "mse", AUTO)  # methods that take no calibrate_range
 _Side = Annotated[int, Field(ge=1, le=1 << 16)]
 
 
@@ -67,6 +68,7 @@ class Quantize(_Part):
     """How float becomes int8.
 
     Attributes:
+        calibrate_mode: a key of `calib.methods.METHODS`, or `auto`: the one of least output error.
         calibrate_range: fraction of the values that `percentile` keeps.
         weight_scale: `float` (the vendor's word is `max`) or `power2`, see `calib.qparams`.
         exclude_layers, skip_conv_layers: layers (nodes or numbers; numbers of convolutions) to
@@ -275,12 +277,12 @@ def _validate(
             return None, _in_file_order(faults)
     else:
         faults = []
-    mode = spec.backend.quantize.calibrate_mode
-    if mode not in METHODS:
+    mode, known = spec.backend.quantize.calibrate_mode, (*METHODS, AUTO)
+    if mode not in known:
         faults.append(
             SpecError(
-                f"unknown calibrate_mode {mode!r}{did_you_mean(mode, METHODS)}",
-                fix=f"use one of {', '.join(METHODS)}",
+                f"unknown calibrate_mode {mode!r}{did_you_mean(mode, known)}",
+                fix=f"use one of {', '.join(known)}",
                 **at(document, "backend", "quantize", "calibrate_mode"),
             )
         )

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
-from calib.images import ProcessOp
+from calib.images import ProcessOp, pointwise_table
+from calib.methods import Method, method
 from calib.table import CalibrationTable
 from compiler import bundle, calibrate, dataset, model, qdq, simplify, store, torchscript
 from compiler.calibrate import Observed
@@ -19,12 +22,12 @@ from compiler.errors import SpecError, UnsupportedOperatorError
 from compiler.floatnet import FloatNetwork
 from compiler.network import Network
 from compiler.progress import Reporter
-from compiler.recovery import equalize
+from compiler.recovery import auto, equalize
 from compiler.recovery import samples as sampling
 from compiler.recovery.equalize import Equalization
 from compiler.recovery.recipe import Recipe, equalization, integer_network
 from compiler.recovery.samples import Samples
-from compiler.spec import Frontend, Quantize, SpecFile
+from compiler.spec import AUTO, Frontend, Quantize, SpecFile
 from compiler.store import Store
 from compiler.target import Target
 
@@ -158,6 +161,35 @@ def observe(inputs: CalibrationInputs, floats: FloatNetwork) -> Observed:
 
     key = inputs.key("observe", floats)
     return calibrate.load(inputs.kept.get(key, ".observed", produce).read_bytes())
+
+
+def thresholds(
+    inputs: CalibrationInputs, floats: FloatNetwork, observed: Observed, *, symmetric: bool
+) -> tuple[CalibrationTable, tuple[str, ...]]:
+    """The range of every rounding point by the spec's method, and reasons to doubt them."""
+    wish = inputs.file.spec.backend.quantize
+    byte_values = pointwise_table(inputs.ops, floats.channels[floats.input])
+
+    def choose(chosen: Method) -> tuple[CalibrationTable, tuple[str, ...]]:
+        return calibrate.choose(
+            floats, observed, chosen, symmetric=symmetric, byte_values=byte_values
+        )
+
+    if wish.calibrate_mode != AUTO:
+        return choose(method(wish.calibrate_mode, wish.calibrate_range))
+    choices = [choose(candidate) for candidate in auto.CANDIDATES]
+    tables = [table for table, _ in choices]
+
+    def produce(path: Path) -> None:
+        path.write_text(json.dumps(auto.output_errors(floats, tables, inputs.samples)))
+
+    key = inputs.key("auto", floats, [table.to_json() for table in tables])
+    errors = json.loads(inputs.kept.get(key, ".json", produce).read_bytes())
+    for candidate, error in zip(auto.CANDIDATES, errors, strict=True):
+        inputs.reporter.detail(f"{auto.label(candidate)}: squared output error {error:.3g}")
+    best = int(np.argmin(errors))
+    inputs.reporter.detail(f"calibrate_mode auto: {auto.label(auto.CANDIDATES[best])}")
+    return choices[best]
 
 
 def integer(

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 import compiler
 from calib.errors import WorkbenchError
 from calib.images import read_image, write_image
 from compiler import bundle, host, pipeline, qdq, reference, spec, vectors, verify
 from compiler.errors import BundleError, NotBitExactError
-from compiler.progress import silent
+from compiler.progress import Reporter, silent
+from compiler.recovery import auto
 from compiler.spec import Verify
 from tests.compiler.conftest import photograph, tiny_spec
 
@@ -297,3 +301,18 @@ def test_qdq_and_golden_agree_in_onnx_runtime(tiny_build: pipeline.Result) -> No
     golden = reference.run(tiny_build.net, x).astype(np.float64)
     outside = Session(qdq.write(tiny_build.net), optimize=False).run(x)
     assert -10 * np.log10(np.mean((golden - outside) ** 2)) >= 55
+
+
+def test_calibrate_mode_auto_takes_the_method_of_least_output_error(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    path = tiny_spec(tiny_folder, backend__quantize__calibrate_mode="auto")
+    said = io.StringIO()
+    reporter = Reporter(Console(file=said, width=200))
+    result = pipeline.run(spec.load(path), reporter, out=tmp_path, until="calibrate")
+    assert result.table is not None
+    errors = dict(re.findall(r"(\S.*): squared output error (\S+)", said.getvalue()))
+    assert list(errors) == [auto.label(m) for m in auto.CANDIDATES]
+    best = min(errors, key=lambda label: float(errors[label]))
+    methods = {result.table[name].method for name in result.table}
+    assert methods == {"bytes", best.split()[0]}

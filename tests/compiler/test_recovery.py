@@ -17,7 +17,7 @@ from compiler import fusion, reference
 from compiler.dataset import Photo
 from compiler.floatnet import FloatNetwork
 from compiler.network import Network
-from compiler.recovery import equalize, gptq, sensitivity
+from compiler.recovery import auto, equalize, gptq, sensitivity
 from compiler.recovery.channels import FIXED, channel_classes, groups
 from compiler.recovery.recipe import Recipe, equalization, integer_network
 from compiler.recovery.samples import FloatValues, Samples, sample
@@ -283,3 +283,37 @@ def test_split_residuals_keep_the_function_and_free_the_scales():
     data = samples(split)
     integer = gptq.nearest(split, per_channel=True, power2=False).network(table(split, data))
     assert reference.run(integer, x).shape == (1, *output(net, x).shape)
+
+
+def test_auto_ranks_thresholds_by_the_output() -> None:
+    """Exactly the error of quantizing the activations alone; clipping half of them is the worst."""
+    net = network("bicubic_plusplus")
+    data = samples(net)
+    wide = table(net, data)
+    seen = histograms(net, data)
+    half = CalibrationTable(
+        {p: from_range(seen[p], -wide[p].high / 2, wide[p].high / 2, "half", True) for p in wide}
+    )
+    free, clipped = auto.output_errors(net, [wide, half], data)
+    assert 0 < free < clipped
+    rounded = gptq.nearest(net, per_channel=True, power2=False)
+    both = error(rounded.network(wide), net, data)
+    assert free < both < 20 * free
+
+
+def test_the_search_leaves_the_valley_of_a_method_that_clips() -> None:
+    net = network("bicubic_plusplus")
+    data = samples(net)
+    seen, wide = histograms(net, data), table(net, data)
+    bad = CalibrationTable(
+        {
+            p: wide[p]
+            if p == net.quantize_input.output
+            else from_range(seen[p], -wide[p].high / 30, wide[p].high / 30, "bad", True)
+            for p in wide
+        }
+    )
+    rounded = gptq.nearest(net, per_channel=True, power2=False)
+    found = search(rounded, bad, seen, data, symmetric=True)
+    best = search(rounded, wide, seen, data, symmetric=True)
+    assert found.to_json() == best.to_json()
