@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,6 +64,7 @@ class Session:
                 where=f"graph {model.graph.name}",
                 fix="check the file with onnx.checker, or export it again",
             ) from error
+        self._name = model.graph.name
         self._inputs = [i.name for i in self._session.get_inputs()]
 
     def run(self, *inputs: Array) -> Array:
@@ -77,6 +84,7 @@ class Session:
             shapes = {name: value.shape for name, value in feeds.items()}
             raise ModelError(
                 f"ONNX Runtime fails on inputs of shape {shapes}: {_first_line(error)}",
+                where=f"graph {self._name}",
                 fix="check frontend.shape against the network",
             ) from error
         return results
@@ -96,6 +104,57 @@ def _with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelPro
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+class _Images:
+    """Calibration inputs, one after another, as ONNX Runtime's quantizer asks for them."""
+
+    def __init__(self, name: str, images: Sequence[Array]) -> None:
+        self._feeds = iter([{name: x} for x in images])
+
+    def get_next(self) -> dict[str, Array] | None:
+        return next(self._feeds, None)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the quantizer prints, logs and warns of: its own internals."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def quantize_static(
+    model: onnx.ModelProto, images: Sequence[Array], method: str, *, symmetric: bool
+) -> onnx.ModelProto:
+    """ONNX Runtime's own int8 QDQ model, per channel, for comparison.
+
+    Args:
+        images: calibration inputs, float32 [1, C, H, W] of one size: its histograms need that.
+        method: `MinMax`, `Percentile` or `Entropy`.
+        symmetric: activations without zero points.
+    """
+    from onnxruntime import quantization
+
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        paths = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
+        onnx.save(model, paths[0])
+        quantization.quantize_static(
+            paths[0],
+            paths[1],
+            _Images(model.graph.input[0].name, images),
+            quant_format=quantization.QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=quantization.QuantType.QInt8,
+            weight_type=quantization.QuantType.QInt8,
+            calibrate_method=quantization.CalibrationMethod[method],
+            extra_options={"ActivationSymmetric": symmetric},
+        )
+        return onnx.load(paths[1])
 
 
 def random_input(channels: int, height: int, width: int, seed: int) -> NDArray[np.float32]:

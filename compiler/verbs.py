@@ -35,6 +35,7 @@ GROUPS: dict[str, tuple[Verb, ...]] = {
         Verb("verify", "accuracy, bit-exactness and digests of bundles"),
         Verb("bench", "milliseconds of the library, its peers, its layers"),
         Verb("analyze", "what each part of the quantization costs in dB"),
+        Verb("ablation", "what each step of a recipe is worth, beside other quantizers"),
         Verb("diff", "what changed between two bundles", "compiler.diff.__main__"),
         Verb("fid", "Fréchet inception distance"),
         Verb("table", "the published performance table, ours beside it"),
