@@ -1,11 +1,13 @@
 """What a network should cost on the accelerator: `python -m compiler.cost SPEC_OR_BUNDLE`.
 
-`workload` counts operators and bytes, `model` turns them into time, `checks` compares the model
-with the vendor's published rates, `show` prints it.
+`workload` counts operators and bytes, `schedule` cuts them into parts for one die (`hardware`),
+`model` is the answer, `checks` compares it with the vendor's published rates, `show` prints it.
 """
 
 from compiler.cost.checks import Check, checks
-from compiler.cost.model import Cost, Die, Part, Schedule, die, estimate
+from compiler.cost.hardware import Die, die
+from compiler.cost.model import Cost, Part, Schedule
+from compiler.cost.schedule import estimate
 from compiler.cost.workload import Feature, Work, Workload, workload
 
 __all__ = [

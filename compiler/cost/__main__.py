@@ -12,8 +12,10 @@ import yaml
 from calib.errors import WorkbenchError
 from compiler import cli, spec, svg, target
 from compiler.cost.checks import checks
-from compiler.cost.model import NEEDED, Cost, estimate
+from compiler.cost.hardware import NEEDED
+from compiler.cost.model import Cost
 from compiler.cost.roofline import roofline
+from compiler.cost.schedule import estimate
 from compiler.cost.show import show
 from compiler.cost.workload import workload
 from compiler.errors import FrontendError, SpecError

@@ -19,7 +19,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from compiler.cost.model import Cost, estimate
+from compiler.cost.model import Cost
+from compiler.cost.schedule import estimate
 from compiler.cost.workload import Layers, Workload
 from compiler.network import Size
 from compiler.target import Figure

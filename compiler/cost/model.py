@@ -1,10 +1,4 @@
-"""The cost model: what a network should cost on the accelerator, from the target's figures.
-
-Two schedules are estimated for one die:
-
-* layer by layer: every operator reads its inputs and weights from memory and writes its output;
-* fused: consecutive operators run depth-first, a few rows at a time, as long as their weights and
-  the rows that are still needed fit the on-chip memory; only what crosses such a segment moves.
+"""What a schedule costs: the time and traffic of its parts, and which figures are assumed.
 
 Time is the roofline's: max(compute, memory), both at their peak (S. Williams et al., "Roofline",
 CACM 52(4), 2009). The vendor publishes no bandwidth and no on-chip memory: figures that rest on
@@ -13,13 +7,11 @@ such an entry of the target file are marked `assumed` wherever they are shown.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from compiler.cost.workload import Work, Workload
-from compiler.errors import SpecError
-from compiler.target import Figure
+from compiler.cost.hardware import NEEDED, Die
 
 Bound = Literal["compute", "memory"]
 
@@ -33,31 +25,6 @@ RESTS_ON: Mapping[str, tuple[str, ...]] = {
     "utilization": (*_RATE, *_BANDWIDTH),
 }
 ON_CHIP = ("on_chip_mb", "dies")  # decides where a fused schedule is cut, hence its bytes
-NEEDED = ("int8_tops", "dies", "bandwidth_gbs", "on_chip_mb")
-
-
-@dataclass(frozen=True)
-class Die:
-    """One die: the card's figures divided by its dies.
-
-    Attributes:
-        figures: the entries of `hardware` that the rest was computed from.
-    """
-
-    macs_per_s: float
-    bytes_per_s: float
-    on_chip_bytes: float
-    dies: int
-    figures: Mapping[str, Figure] = field(hash=False)
-
-    @property
-    def ridge(self) -> float:
-        """Multiply-accumulates a byte at which compute and memory take equally long."""
-        return self.macs_per_s / self.bytes_per_s
-
-    def assumed(self, entries: Iterable[str]) -> tuple[str, ...]:
-        """Those of the named entries that the vendor does not publish."""
-        return tuple(dict.fromkeys(e for e in entries if self.figures[e].assumed))
 
 
 @dataclass(frozen=True)
@@ -116,6 +83,31 @@ class Schedule:
     """Parts that run one after another."""
 
     parts: tuple[Part, ...]
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one image."""
+        return sum(part.macs for part in self.parts)
+
+    @property
+    def in_bytes(self) -> int:
+        """Activations read from memory."""
+        return sum(part.in_bytes for part in self.parts)
+
+    @property
+    def out_bytes(self) -> int:
+        """Activations written to memory."""
+        return sum(part.out_bytes for part in self.parts)
+
+    @property
+    def weight_bytes(self) -> float:
+        """Weights read from memory."""
+        return sum(part.weight_bytes for part in self.parts)
+
+    @property
+    def on_chip_bytes(self) -> int:
+        """What the part that keeps most on chip keeps there."""
+        return max(part.on_chip_bytes for part in self.parts)
 
     @property
     def bytes(self) -> float:
@@ -216,122 +208,3 @@ class Cost:
     def frames_per_s(self, schedule: Schedule) -> float:
         """Images a second of the whole card, each die on images of its own."""
         return self.die.dies * 1e3 / schedule.ms if schedule.ms else 0.0
-
-
-def die(hardware: Mapping[str, Figure]) -> Die:
-    """One die of a card.
-
-    Args:
-        hardware: of the target file: figures of the card, and how many equal dies share them.
-    Raises:
-        SpecError: a figure is missing or not positive.
-    """
-    for name in NEEDED:
-        if name not in hardware or not hardware[name].value > 0:
-            raise SpecError(
-                f"the cost model needs a positive hardware.{name}",
-                where="target file",
-                key=f"hardware.{name}",
-                fix=f"add it to the target file, or say --set hardware.{name}=VALUE",
-            )
-    dies = hardware["dies"].value
-    return Die(
-        macs_per_s=hardware["int8_tops"].value * 1e12 / 2 / dies,
-        bytes_per_s=hardware["bandwidth_gbs"].value * 1e9 / dies,
-        on_chip_bytes=hardware["on_chip_mb"].value * 1e6 / dies,
-        dies=int(dies),
-        figures={name: hardware[name] for name in NEEDED},
-    )
-
-
-def estimate(load: Workload, hardware: Mapping[str, Figure], target: str, batch: int = 1) -> Cost:
-    """The cost of one image in both schedules.
-
-    Args:
-        batch: images that share one reading of the weights.
-    """
-    unit = die(hardware)
-    segments = [_Segment(load, works) for works in _segments(load, unit.on_chip_bytes)]
-    alone = [_Segment(load, (work,)) for work in load.works]
-    layers, fused = (Schedule(tuple(s.part(unit, batch) for s in x)) for x in (alone, segments))
-    return Cost(load.name, target, load.macs, batch, unit, layers, fused)
-
-
-def _segments(load: Workload, on_chip_bytes: float) -> Iterator[tuple[Work, ...]]:
-    """Cuts the operators, in order, into the longest runs that fit the on-chip memory.
-
-    An operator that does not fit alone is a run of its own, at the traffic of an ideal tiling.
-    """
-    run: tuple[Work, ...] = ()
-    for work in load.works:
-        longer = (*run, work)
-        if run and _Segment(load, longer).on_chip_bytes > on_chip_bytes:
-            yield run
-            longer = (work,)
-        run = longer
-    yield run
-
-
-@dataclass(frozen=True)
-class _Segment:
-    """Consecutive operators that run depth-first, a row at a time."""
-
-    load: Workload
-    works: tuple[Work, ...]
-
-    @property
-    def _made(self) -> tuple[str, ...]:
-        return tuple(work.output for work in self.works)
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Tensors that come from memory."""
-        made = self._made
-        return tuple(dict.fromkeys(n for w in self.works for n in w.inputs if n not in made))
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """Tensors that others need, or that are the network's output."""
-        inside = {work.name for work in self.works}
-        needed = {n for w in self.load.works if w.name not in inside for n in w.inputs}
-        return tuple(n for n in self._made if n in needed or n == self.load.output)
-
-    @property
-    def on_chip_bytes(self) -> int:
-        """Weights, and the rows of every tensor that a later output row still needs.
-
-        Rows are produced in step. An operator that looks `ahead` rows down waits for them, and so
-        does all that follows; a residual is kept until the main path has caught up.
-        """
-        features = self.load.features
-        delay = dict.fromkeys(self.inputs, 0.0)  # in heights of the image
-        rows = dict.fromkeys((*self.inputs, *self._made), 1.0)
-        for work in self.works:
-            first = work.inputs[0]
-            delay[work.output] = max(
-                delay[n] + (work.ahead / features[n].rows if n == first else 0) for n in work.inputs
-            )
-            for name in work.inputs:
-                lag = (delay[work.output] - delay[name]) * features[name].rows
-                held = lag + (work.before if name == first else 0) + 1
-                rows[name] = max(rows[name], held)
-        kept = (features[n].bytes * min(1.0, count / features[n].rows) for n, count in rows.items())
-        return sum(work.weight_bytes for work in self.works) + round(sum(kept))
-
-    def part(self, unit: Die, batch: int) -> Part:
-        """Its cost on one die."""
-        features = self.load.features
-        macs = sum(work.macs for work in self.works)
-        into = sum(features[name].bytes for name in self.inputs)
-        out = sum(features[name].bytes for name in self.outputs)
-        weights = sum(work.weight_bytes for work in self.works) / batch
-        return Part(
-            layers=tuple(work.name for work in self.works),
-            macs=macs,
-            in_bytes=into,
-            out_bytes=out,
-            weight_bytes=weights,
-            on_chip_bytes=self.on_chip_bytes,
-            compute_ms=macs / unit.macs_per_s * 1e3,
-            memory_ms=(into + out + weights) / unit.bytes_per_s * 1e3,
-        )

@@ -12,7 +12,6 @@ from compiler.cost.model import Cost, Part, Schedule
 from compiler.progress import Reporter
 
 ASSUMED = "assumed"
-_WIDTH = 132  # characters
 
 
 def show(cost: Cost, checked: Sequence[Check], reporter: Reporter) -> None:
@@ -26,7 +25,7 @@ def show(cost: Cost, checked: Sequence[Check], reporter: Reporter) -> None:
         ("fused", cost.fused, True),
     ):
         reporter.console.print(_table(cost, title, schedule, fused=fused))
-    for line in verdicts(cost):
+    for line in (*verdicts(cost), saving(cost)):
         reporter.detail(line)
     reporter.console.print(_checks(checked))
     for line in (*notes(cost), *check_notes(checked)):
@@ -44,6 +43,16 @@ def verdicts(cost: Cost) -> tuple[str, ...]:
             ("fused", cost.fused, True),
         )
         for mark in [f" ({ASSUMED})" if cost.is_assumed("ms", fused=fused) else ""]
+    )
+
+
+def saving(cost: Cost) -> str:
+    """What fusing is worth: time and traffic of one schedule over those of the other."""
+    layers, fused = cost.layer_by_layer, cost.fused
+    mark = f" ({ASSUMED})" if cost.is_assumed("ms", fused=True) else ""
+    return (
+        f"fused in {len(fused.parts)} of {len(layers.parts)} parts: {layers.ms / fused.ms:.1f} "
+        f"times as fast, {layers.bytes / fused.bytes:.1f} times less traffic{mark}"
     )
 
 
@@ -79,7 +88,7 @@ def _table(cost: Cost, title: str, schedule: Schedule, *, fused: bool) -> Table:
     def mark(words: str, figure: str) -> str:
         return f"{words}\n{ASSUMED}" if cost.is_assumed(figure, fused=fused) else words
 
-    shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, width=_WIDTH)
+    shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     columns = (
         mark("segment" if fused else "layer", "layers"),
         "GMAC",
@@ -89,19 +98,21 @@ def _table(cost: Cost, title: str, schedule: Schedule, *, fused: bool) -> Table:
         mark("chip kB", "on_chip_bytes"),
         mark("compute ms", "compute_ms"),
         mark("memory ms", "memory_ms"),
+        mark("ms", "ms"),
         mark("bound", "bound"),
         mark("used", "utilization"),
     )
     for column in columns:
         shown.add_column(column, justify="left" if column is columns[0] else "right", no_wrap=True)
     for part in schedule.parts:
-        shown.add_row(*_cells(part))
+        shown.add_row(part.name, *_cells(part))
+    shown.add_section()
+    shown.add_row("total", *_cells(schedule), style="bold")
     return shown
 
 
-def _cells(part: Part) -> tuple[str, ...]:
+def _cells(part: Part | Schedule) -> tuple[str, ...]:
     return (
-        part.name,
         f"{part.macs / 1e9:.3f}",
         f"{part.in_bytes / 1e6:.2f}",
         f"{part.out_bytes / 1e6:.2f}",
@@ -109,6 +120,7 @@ def _cells(part: Part) -> tuple[str, ...]:
         f"{part.on_chip_bytes / 1e3:.1f}",
         f"{part.compute_ms:.3f}",
         f"{part.memory_ms:.3f}",
+        f"{part.ms:.3f}",
         part.bound,
         f"{100 * part.utilization:.1f} %",
     )
@@ -120,7 +132,6 @@ def _checks(checked: Sequence[Check]) -> Table:
         title="the same model against rates that the vendor publishes, images/s on one die",
         title_justify="left",
         box=box.SIMPLE_HEAD,
-        width=_WIDTH,
     )
     shown.add_column("network", no_wrap=True)
     for title in ("GMAC", "published", "of the peak"):

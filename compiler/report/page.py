@@ -43,7 +43,7 @@ def page(data: ReportData) -> str:
         method_kind=plots.method_kind,
         places={place: speed.render(place, data.speed) for place in speed.PLACES},
         roofline=Markup(roofline(data.cost)),
-        verdicts=show.verdicts(data.cost),
+        verdicts=(*show.verdicts(data.cost), show.saving(data.cost)),
         notes=(*show.notes(data.cost), *show.check_notes(data.checks)),
         graph=Markup(graph.graph(data.floats)),
         manifest=json.dumps(data.manifest, indent=2),

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from compiler import cost, fusion, pipeline, stats, svg
 from compiler.cost.__main__ import parser, run, with_figures
 from compiler.cost.checks import rcan, rcan_vendor, resnet50
-from compiler.cost.model import Cost, estimate
+from compiler.cost.model import Cost
 from compiler.cost.roofline import roofline
-from compiler.cost.show import notes, verdicts
+from compiler.cost.schedule import estimate
+from compiler.cost.show import notes, saving, verdicts
 from compiler.cost.workload import Layers, Workload, workload
 from compiler.errors import BundleError, SpecError
 from compiler.progress import silent
@@ -75,6 +76,21 @@ def test_fused_by_hand() -> None:
     # rows: 3 of the input, 3 of the first output, 1 of the second, 1 of the output
     assert whole.on_chip_bytes == weights + 3 * 60 + 3 * 160 + 160 + 80
     assert whole.name == "conv0 .. shuffle2"
+
+
+def test_totals_and_what_fusing_saves() -> None:
+    c = estimate(chain(), hardware(), "t")
+    layers = c.layer_by_layer
+    assert layers.macs == c.macs == c.fused.macs == 200 * 8 * 99
+    assert (layers.in_bytes, layers.out_bytes) == (600 + 1600 + 1600, 3 * 1600)
+    assert layers.weight_bytes == c.fused.weight_bytes == 216 + 64 + 576 + 64
+    assert layers.bytes == layers.in_bytes + layers.out_bytes + layers.weight_bytes
+    assert layers.on_chip_bytes == max(p.on_chip_bytes for p in layers.parts)
+    traffic = (3800 + 4800 + 920) / (600 + 1600 + 920)
+    assert saving(c) == (
+        f"fused in 1 of 3 parts: {traffic:.1f} times as fast, {traffic:.1f} times less traffic "
+        "(assumed)"
+    )
 
 
 def test_a_residual_waits_for_the_path_beside_it() -> None:
