@@ -14,6 +14,9 @@ from tempfile import NamedTemporaryFile
 os.environ.setdefault("TVM_BIND_THREADS", "0")
 # Its pool is made once, by default for half the processors; `set_threads` can only use fewer.
 os.environ.setdefault("TVM_NUM_THREADS", str(len(os.sched_getaffinity(0))))
+# An idle worker asks 300,000 times, yielding, before it sleeps, even when the process ends: minutes
+# on a busy machine. 1000 times is a third of a millisecond, longer than the gap between frames.
+os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", "1000")
 
 import numpy as np
 import tvm
