@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import subprocess
 from importlib import metadata
 from pathlib import Path
 
@@ -60,6 +61,34 @@ def test_the_native_library_is_preferred(folder: Path) -> None:
     if engine.portable:
         assert engine.portable.main_library == folder / bundle.PORTABLE_LIBRARY
         assert engine.portable.portable is None
+
+
+# Of SSE3, SSSE3, SSE4.1 and SSE4.2, what a compiler would use on integers and floats like ours.
+NEWER = {"pmulld", "pshufb", "palignr", "ptest", "packusdw", "pblendvb", "pblendw", "popcnt"} | {
+    f"{stem}{end}"
+    for stem, ends in {
+        "pmin": ("sd", "ud", "sb", "uw"),
+        "pmax": ("sd", "ud", "sb", "uw"),
+        "pmov": ("sxbw", "zxbw", "sxwd", "zxwd", "sxbd", "zxbd"),
+        "round": ("ps", "ss", "pd", "sd"),
+        "hadd": ("ps", "pd"),
+        "phadd": ("w", "d"),
+        "pabs": ("b", "w", "d"),
+    }.items()
+    for end in ends
+}
+
+
+def test_the_portable_library_is_code_for_any_x86_64(folder: Path) -> None:
+    library = folder / bundle.PORTABLE_LIBRARY
+    if not library.exists() or shutil.which("objdump") is None:
+        pytest.skip("no portable library beside the native one, or objdump is not installed")
+    line = ["objdump", "-d", "--no-show-raw-insn", str(library)]
+    text = subprocess.run(line, capture_output=True, text=True, check=True).stdout
+    used = {x.split("\t")[1].split()[0] for x in text.splitlines() if x.count("\t") == 1}
+    assert "pmaddwd" in used  # SSE2: the kernels are there
+    assert not {name for name in used if name.startswith("v")}
+    assert not used & NEWER
 
 
 def test_vectors_follow_the_formulas(folder: Path) -> None:

@@ -29,6 +29,7 @@ from compiler.publish.artifact import ARCHIVE_TYPE, ARTIFACT_TYPE, Layer
 from compiler.publish.registry import Reference, Registry, sha256
 from compiler.store import file_sha256
 from tests import oci
+from tests.compiler.test_commands import command as run_command
 from tests.oci import LocalRegistry
 
 SIGNING = importlib.util.find_spec("model_signing") is not None
@@ -390,3 +391,19 @@ def test_bad_arguments(folder: Path, args: list[str], kind: type[WorkbenchError]
     assert caught.value.fix
     assert caught.value.exit_code == 2
     assert files(folder.parent) == before
+
+
+@needs_signing
+def test_the_commands(folder: Path, local: LocalRegistry, key: Path, tmp_path: Path) -> None:
+    reference = f"{local.address}/models/tiny:commands"
+    done = run_command("publish", folder, "--ref", reference, "--key", key, "--insecure")
+    assert done.returncode == 0, done.stderr
+    assert f"pushed     {reference}, sha256:" in done.stdout
+    line = ["pull", reference, "--out", tmp_path / "out", "--insecure", "--key"]
+    done = run_command(*line, public(key))
+    assert done.returncode == 0, done.stderr
+    assert "digests    and signature hold" in done.stdout
+    other = signature.make_key(tmp_path / "other.key")
+    done = run_command(*line, other)
+    assert done.returncode == 2
+    assert "error [signature]" in done.stderr

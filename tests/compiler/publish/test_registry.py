@@ -276,6 +276,27 @@ def test_a_token_for_a_login(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> Non
     assert [a[2] for a in fake.asked] == ["", secret, "Bearer full", "Bearer full"]
 
 
+def test_a_wider_scope_is_asked_for(fake: Fake) -> None:
+    """Looking for a blob gives a token that may read; the upload needs one that may write."""
+
+    def answer(
+        method: str, path: str, headers: dict[str, str]
+    ) -> tuple[int, dict[str, str], bytes]:
+        if path.startswith("/token"):
+            return 200, {}, json.dumps({"token": path.partition("scope=")[2]}).encode()
+        scope = "read" if method == "HEAD" else "write"
+        if headers.get("Authorization") != f"Bearer {scope}":
+            realm = f'Bearer realm="http://{fake.address}/token",scope="{scope}"'
+            return 401, {"WWW-Authenticate": realm}, b""
+        if method == "POST":
+            return 202, {"Location": "/upload"}, b""
+        return (404 if method == "HEAD" else 201), {}, b""
+
+    fake.answer = answer
+    assert fake.client().store(DATA)
+    assert fake.asked[-1] == ("PUT", f"/upload?digest={DIGEST}".replace(":", "%3A"), "Bearer write")
+
+
 def test_a_password_is_not_sent_in_the_clear_to_another_host(
     fake: Fake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
