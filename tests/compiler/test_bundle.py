@@ -174,6 +174,22 @@ def test_provenance_names_every_input_and_no_time(folder: Path) -> None:
     assert "metadata" not in statement["predicate"]["runDetails"]
 
 
+def test_the_in_toto_package_accepts_the_statement(folder: Path) -> None:
+    """Its protobuf messages refuse unknown and misspelt fields of statement and predicate."""
+    pytest.importorskip("in_toto_attestation", reason="the extra publish is not installed")
+    from google.protobuf import json_format
+    from in_toto_attestation.predicates.provenance.v1.provenance_pb2 import Provenance
+    from in_toto_attestation.v1 import resource_descriptor, statement, statement_pb2
+
+    text = (folder / "provenance.json").read_text()
+    parsed = json_format.Parse(text, statement_pb2.Statement())
+    statement.Statement.copy_from_pb(parsed).validate()
+    predicate = json_format.ParseDict(json.loads(text)["predicate"], Provenance())
+    assert predicate.build_definition.build_type.startswith("urn:vacc-workbench:")
+    for material in predicate.build_definition.resolved_dependencies:
+        resource_descriptor.ResourceDescriptor.copy_from_pb(material).validate()
+
+
 def test_measurements_of_another_build_are_found(folder: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)

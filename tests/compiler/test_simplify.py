@@ -225,7 +225,7 @@ def test_networks_that_fuse_refuses_are_not_run(
     first = g.conv(3)
     g.conv(3, source="input")
     two = loaded(g.model(first, g.last), tmp_path)
-    with pytest.raises(ModelError, match="2 outputs.*onnxsim failed"):
+    with pytest.raises(ModelError, match=r"2 outputs.*onnxsim failed"):
         simplify(two)
     batch = loaded(bicubic_plusplus(), tmp_path, {"input": (2, 3, 8, 12)})
     assert simplify(batch).max_error == 0
