@@ -17,6 +17,7 @@ from typing import Any
 
 from compiler.errors import StorageError
 
+_SCRATCH = ".part"
 _PROBE_BYTES = 1 << 20  # less free space than this fails at once
 
 
@@ -98,18 +99,55 @@ def atomic(path: Path) -> Iterator[Path]:
     Raises:
         StorageError: the folder is read-only, full, or not a folder.
     """
-    with storage(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
+    with storage(path), _scratch(path) as scratch:
         temporary = scratch / path.name
         yield temporary
-        with storage(path):
-            if path.is_dir() and not path.is_symlink():
-                path.rename(scratch / "replaced")
-            temporary.replace(path)
+        if path.is_dir() and not path.is_symlink():
+            path.rename(scratch / "replaced")
+        temporary.replace(path)
+
+
+@contextlib.contextmanager
+def _scratch(path: Path) -> Iterator[Path]:
+    """A new folder beside `path`, locked while it is in use, and gone afterwards.
+
+    What processes that were killed left there is removed: their locks went with them.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{path.name}.*{_SCRATCH}"):
+        with _held(left, fcntl.LOCK_EX | fcntl.LOCK_NB) as held:
+            if held:
+                shutil.rmtree(left, ignore_errors=True)
+    while True:
+        prefix = f".{path.name}."
+        scratch = Path(tempfile.mkdtemp(prefix=prefix, suffix=_SCRATCH, dir=path.parent))
+        with _held(scratch, fcntl.LOCK_EX) as held:
+            if not held:  # another process took it for a left one, in the instant before the lock
+                continue
+            try:
+                yield scratch
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+            return
+
+
+@contextlib.contextmanager
+def _held(folder: Path, how: int) -> Iterator[bool]:
+    """Whether `folder` is there and locked by us, until the end of the block."""
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(handle, how)
+        except BlockingIOError:
+            yield False
+            return
+        yield folder.exists()
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:

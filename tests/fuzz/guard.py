@@ -63,7 +63,7 @@ class Guard:
         memory_bytes: int = 0,
         programs: tuple[str, ...] = (),
     ) -> None:
-        self.allowed = (f"{folder.resolve()}{os.sep}", "/tmp/vacc-simplify-")
+        self.allowed = f"{folder.resolve()}{os.sep}"
         self.secret = None if secret is None else str(secret.resolve())
         self.programs = programs
         if memory_bytes:

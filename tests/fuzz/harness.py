@@ -246,6 +246,8 @@ def prepare(of: Subject, folder: Path) -> Guard:
     secret = folder / _SECRET
     secret.write_bytes(b"\0" * 4096)
     (folder / "cases" / "link.bin").symlink_to(secret)
+    (folder / "cases" / "tmp").mkdir()
+    tempfile.tempdir = os.environ["TMPDIR"] = str(folder / "cases" / "tmp")
     os.chdir(folder / "cases")
     with Path(os.devnull).open("w") as null:  # what C++ code has to say
         os.dup2(null.fileno(), 2)
