@@ -201,7 +201,6 @@ def parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace, reporter: Reporter) -> int:
     """Measures one bundle."""
     from compiler import bundle
-    from compiler.library import load_library
 
     engine = bundle.load(args.bundle).engine
     if args.threads not in (None, engine.host.threads):
@@ -218,7 +217,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
     def rounds(label: str) -> Track:
         return lambda runs: reporter.track(runs, label, still=True)
 
-    times = measure(load_library(path, host), x, others, args.runs, rounds("frames"))
+    times = measure(engine.library(net, size), x, others, args.runs, rounds("frames"))
     report: dict[str, Any] = {
         "machine": bundle.machine() | {"isa": host.isa, "threads": host.threads},
         "input_shape": list(x.shape),

@@ -76,6 +76,6 @@ def overview() -> str:
 
 def unknown(name: str) -> str:
     """What to say about a verb that is none, with those that are spelt like it."""
-    close = difflib.get_close_matches(name, VERBS, n=3, cutoff=0.5)
+    close = difflib.get_close_matches(name, VERBS, n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(close)}?" if close else f"use one of {', '.join(VERBS)}"
     return f"error there is no verb {name!r}\n  fix: {hint}"

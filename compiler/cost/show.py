@@ -12,6 +12,7 @@ from compiler.cost.model import Cost, Part, Schedule
 from compiler.progress import Reporter
 
 ASSUMED = "assumed"
+_TIGHT = (0, 1, 0, 0)  # a dozen columns on a usual terminal
 
 
 def show(cost: Cost, checked: Sequence[Check], reporter: Reporter) -> None:
@@ -88,7 +89,7 @@ def _table(cost: Cost, title: str, schedule: Schedule, *, fused: bool) -> Table:
     def mark(words: str, figure: str) -> str:
         return f"{words}\n{ASSUMED}" if cost.is_assumed(figure, fused=fused) else words
 
-    shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=_TIGHT)
     columns = (
         mark("segment" if fused else "layer", "layers"),
         "GMAC",

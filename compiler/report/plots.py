@@ -68,7 +68,7 @@ def histogram(row: TensorRow) -> str:
     if hist.limit == 0:
         return svg.figure(WIDTH, 40, [svg.text(10, 24, "all values are zero")], row.name)
     low = min(hist.low, 0.0)
-    high = max(hist.high, *(c.high for c in ends if low == 0), 0.0)
+    high = max(hist.high, row.chosen.high, *(c.high for c in ends if low == 0), 0.0)
     margin = 0.02 * (high - low)
     x = Axis(low - margin, high + margin, _LEFT, WIDTH - _RIGHT)
     half = len(hist.counts) // 2
@@ -156,13 +156,13 @@ def latencies(library: Latency, peers: Mapping[str, Latency]) -> str:
     """Median latency as bars, 10th to 90th percentile as whiskers; shorter is better."""
     rows: Sequence[tuple[str, Latency]] = [("this library", library), *peers.items()]
     height = 34 * len(rows) + 16
-    x = Axis(0, max(t.p90_ms for _, t in rows), 136, WIDTH - 96)
+    x = Axis(0, max(t.p90_ms for _, t in rows), 160, WIDTH - 96)
     parts = []
     for i, (name, t) in enumerate(rows):
         top = 8 + 34 * i
         kind = "bar" if i == 0 else "bar soft-bar"
         parts += [
-            svg.text(128, top + 15, name, "end"),
+            svg.text(152, top + 15, name, "end"),
             svg.rect(x(0), top, x(t.median_ms) - x(0), 22, kind, radius=3),
             svg.line((x(t.p10_ms), top + 11), (x(t.p90_ms), top + 11), "whisker"),
             svg.text(x(t.p90_ms) + 8, top + 15, f"{t.median_ms:.1f} ms"),
