@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import onnx
+
 from calib.histogram import Histogram
 from calib.table import CalibrationTable
+from compiler import qdq
 from compiler.floatnet import FloatNetwork
 from compiler.network import Network
 from compiler.recovery import equalize, gptq, sensitivity
@@ -60,18 +63,35 @@ def integer_network(
     samples: Samples,
     recipe: Recipe,
 ) -> tuple[Network, CalibrationTable]:
-    """Rounds the weights, searches the thresholds, and rounds again for those found.
+    """Rounds the weights and searches the thresholds.
+
+    The thresholds are searched twice: before the weights are rounded, which would be rounded to
+    serve the thresholds that they are given and so hold the search where it began, and after it.
 
     Args:
         net: equalized already, where the recipe asks for it; `table` and `histograms` are its own.
     Returns:
         The integer network and the table that it uses.
     """
+
+    def searched(
+        model: Callable[[CalibrationTable], onnx.ModelProto], start: CalibrationTable
+    ) -> CalibrationTable:
+        if recipe.search == "none":
+            return start
+        return search(net, model, start, histograms, samples, symmetric=recipe.symmetric)
+
+    table = searched(lambda t: _unrounded(net, t), table)
     rounded = _rounded(net, table, samples, recipe)
-    if recipe.search == "output":
-        table = search(rounded, table, histograms, samples, symmetric=recipe.symmetric)
-        rounded = _rounded(net, table, samples, recipe)
-    return rounded.network(table), table
+    final = searched(lambda t: qdq.write(rounded.network(t)), table)
+    if final.to_json() != table.to_json():
+        rounded = _rounded(net, final, samples, recipe)
+    return rounded.network(final), final
+
+
+def _unrounded(net: FloatNetwork, table: CalibrationTable) -> onnx.ModelProto:
+    """The network with its activations quantized, its weights not."""
+    return qdq.write_mixed(net, {name: table[name].qparams for name in net.rounding_points})
 
 
 def _rounded(

@@ -10,7 +10,7 @@ import onnx
 import onnx.utils
 
 from calib.images import ProcessOp, apply_ops, digest
-from calib.qparams import F32
+from calib.qparams import F32, F64
 from compiler import qdq
 from compiler.dataset import Photo
 from compiler.floatnet import FloatNetwork
@@ -19,6 +19,7 @@ from compiler.runner import Session
 PIXELS = 2**19  # of all images together
 TILE = 128
 _HARDER = 1  # one tile in so many has a harder companion
+_BARS = 8
 _SMALLEST = 32  # pixels a side of a companion
 
 
@@ -65,6 +66,18 @@ def _harder(tiles: Sequence[F32]) -> Iterator[F32]:
         dark, bright = sharp.min(), sharp.max()
         if bright > dark and min(sharp.shape[2:]) >= _SMALLEST:
             yield np.ascontiguousarray((sharp - dark) * ((high - low) / (bright - dark)) + low)
+    channels = tiles[0].shape[1]
+    yield np.broadcast_to(_wedge(low, high), (1, channels, TILE, TILE)).astype(np.float32)
+
+
+def _wedge(low: float, high: float) -> F64:
+    """Grey bars from black to white, above the same from white to black: binary64 [TILE, TILE].
+
+    Any image may have white areas; where the photographs have none, nothing else shows what a
+    threshold does to them.
+    """
+    bars = np.linspace(low, high, _BARS).repeat(TILE // _BARS)
+    return np.concatenate([np.tile(row, (TILE // 2, 1)) for row in (bars, bars[::-1])])
 
 
 def _tiles(x: F32, budget: int, rng: np.random.Generator) -> Iterator[F32]:

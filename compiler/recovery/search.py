@@ -10,28 +10,28 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import onnx
 
 from calib import table as calib_table
 from calib.histogram import Histogram
 from calib.methods import Max
 from calib.qparams import F32
-from calib.table import CalibrationTable
-from compiler import qdq
+from calib.table import CalibrationTable, TensorCalibration
 from compiler.calibrate import concat_groups
 from compiler.floatnet import FloatNetwork
-from compiler.network import Network
-from compiler.recovery.gptq import Rounded
 from compiler.recovery.samples import FloatValues, Samples
 from compiler.runner import Session
 
 _FACTORS = (2.0**0.25, 2.0**0.125)  # of a threshold, tried up and down, coarse first
 _SWEEPS = 2
 _BEYOND = 2.0
+_CAUTION = 0.2
 Bounds = tuple[float, float]
 
 
 def search(
-    rounded: Rounded,
+    net: FloatNetwork,
+    model: Callable[[CalibrationTable], onnx.ModelProto],
     table: CalibrationTable,
     histograms: Mapping[str, Histogram],
     samples: Samples,
@@ -47,14 +47,15 @@ def search(
     together.
 
     Args:
+        model: the network with the activations of a table quantized, weights rounded or not.
         histograms: of every rounding point, for the ranges seen and the clipped fractions.
     """
-    net = rounded.net
     floats = FloatValues(net, [net.output])
     wanted = [floats.of(tile)[net.output] for tile in samples.tiles]
 
     def error(candidate: CalibrationTable) -> float:
-        return _error(rounded.network(candidate), samples, wanted)
+        covered = float(np.prod([_covered(candidate[p]) for p in candidate]))
+        return _error(model(candidate), samples, wanted) / covered**_CAUTION
 
     starts = [table, _unclipped(table, histograms, _movable(net), symmetric)]
     best, least = min(((t, error(t)) for t in starts), key=lambda start: start[1])
@@ -66,6 +67,11 @@ def search(
         if least > 0.999 * before:
             break
     return best
+
+
+def _covered(t: TensorCalibration) -> float:
+    """The part of the range seen that a range holds: 1 where nothing is clipped."""
+    return max(min(t.high, t.max) - max(t.low, t.min), 0.0) / (t.max - t.min or 1.0)
 
 
 def _unclipped(
@@ -139,8 +145,8 @@ def _movable(net: FloatNetwork) -> list[tuple[str, ...]]:
     return [tuple(sorted(unit)) for unit in dict.fromkeys(units) if fixed not in unit]
 
 
-def _error(net: Network, samples: Samples, wanted: Sequence[F32]) -> float:
-    session = Session(qdq.write(net), optimize=False)
+def _error(model: onnx.ModelProto, samples: Samples, wanted: Sequence[F32]) -> float:
+    session = Session(model, optimize=False)
     total, count = 0.0, 0
     for tile, y in zip(samples.tiles, wanted, strict=True):
         difference = session.run(tile)[0].astype(np.float64) - y
