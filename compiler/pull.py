@@ -110,7 +110,7 @@ def unpack(fetched: Fetched, into: Path, key: Path | None) -> Path:
             signature.verify(fetched.measured, signed, key)
         with storage(folder):
             fetched.measured.rename(folder / bundle.MEASURED)
-    name = bundle.check(folder)["name"]
+    name = bundle.check(folder).get("name")
     if name != folder.name:
         raise BundleError(
             f"the archive is of {folder.name!r}, its manifest of {name!r}",
@@ -210,12 +210,12 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
         final = args.out / folder.name
         _require_free(final, folder, args.force)
         reporter.stage(f"digests    {'and signature ' if args.key else ''}hold")
+        if not args.key:
+            reporter.warn("no --key: the bundle is whole, but nobody knows whose it is")
         isa, values = prove(folder)
         reporter.stage(f"golden     {values} values equal, {isa} library")
         with atomic(final) as temporary, storage(final):
             folder.rename(temporary)
-    if not args.key:
-        reporter.warn("no --key: the bundle is whole, but nobody knows whose it is")
     reporter.stage(f"bundle     {final}")
     seal = store.file_sha256(final / bundle.MANIFEST)
     cli.write_result(

@@ -96,7 +96,7 @@ def check(folder: Path, engine: Engine) -> int:
         x, small = (np.load(folder / f"{n}.npy", allow_pickle=False) for n in ("input", "output"))
         expected = json.loads((folder / _MAIN).read_text(encoding="utf-8"))
         right = x.dtype == np.float32 and x.shape == (1, engine.net.input_tensor.channels, *SIZE)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, MemoryError) as error:
         raise _damaged(folder, str(error)) from error
     if not right:
         raise _damaged(folder, f"input.npy is {x.dtype} {list(x.shape)}")
