@@ -95,6 +95,12 @@ class TensorRow:
     channels: ChannelRanges
     sqnr_db: float | None
 
+    @property
+    def refined(self) -> bool:
+        """Whether the range is no longer what its method chose."""
+        known = {choice.method for choice in self.alternatives}
+        return self.chosen.method in known and self.chosen not in self.alternatives
+
 
 def layer_rows(
     floats: FloatNetwork,
