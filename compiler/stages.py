@@ -143,7 +143,8 @@ def channel_scales(inputs: CalibrationInputs, floats: FloatNetwork, recipe: Reci
 
     def produce(path: Path) -> None:
         inputs.reporter.detail("equalization: choosing channel scales")
-        path.write_bytes(equalize.dump(equalization(floats, inputs.samples, recipe)))
+        with inputs.reporter.busy("channel scales"):
+            path.write_bytes(equalize.dump(equalization(floats, inputs.samples, recipe)))
 
     chosen = equalize.load(inputs.kept.get(key, ".equalization", produce).read_bytes())
     inputs.reporter.detail(chosen.describe())
@@ -181,7 +182,8 @@ def thresholds(
     tables = [table for table, _ in choices]
 
     def produce(path: Path) -> None:
-        path.write_text(json.dumps(auto.output_errors(floats, tables, inputs.samples)))
+        with inputs.reporter.busy("output error of every method"):
+            path.write_text(json.dumps(auto.output_errors(floats, tables, inputs.samples)))
 
     key = inputs.key("auto", floats, [table.to_json() for table in tables])
     errors = json.loads(inputs.kept.get(key, ".json", produce).read_bytes())
@@ -205,7 +207,8 @@ def integer(
 
     def produce(path: Path) -> None:
         inputs.reporter.detail(f"weights: {recipe.rounding}; threshold search: {recipe.search}")
-        net, final = integer_network(floats, table, observed.histograms, inputs.samples, recipe)
+        with inputs.reporter.busy("weights and thresholds"):
+            net, final = integer_network(floats, table, observed.histograms, inputs.samples, recipe)
         proto = qdq.write(net).SerializeToString(deterministic=True)
         text = final.to_json().encode()
         path.write_bytes(len(text).to_bytes(8, "little") + text + proto)
