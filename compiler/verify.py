@@ -229,7 +229,8 @@ def measure_engine(
         gate=options.gate,
         reporter=reporter,
     )
-    exact = check_main_libraries(engine)
+    with reporter.busy("mod.so against the golden model"):
+        exact = check_main_libraries(engine)
     return with_main_library(result, exact), warnings
 
 
