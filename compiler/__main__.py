@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":  # Ctrl-C before `main` ends the process without a word, not a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import runpy
 import sys
 
@@ -12,6 +17,7 @@ BAD_INPUT, INTERRUPTED = 2, 130
 
 def main() -> int:
     """Runs one verb; also the console script `vacc`."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(overview())
