@@ -25,7 +25,7 @@ from compiler.runner import Session
 _FACTORS = (2.0**0.25, 2.0**0.125)  # of a threshold, tried up and down, coarse first
 _SWEEPS = 2
 _BEYOND = 2.0
-_CAUTION = 0.2
+_CAUTION = 0.1  # how much a range not covered counts: its power divides the error
 Bounds = tuple[float, float]
 
 
@@ -41,7 +41,8 @@ def search(
     """The ranges of least output error near those of `table`, or near all that was seen.
 
     A method that clips too much leaves the descent in a valley of its own: where clipping nothing
-    has the smaller error, it starts from there.
+    has the smaller error, it starts from there. What the samples do not show would be clipped
+    first, so of ranges that hardly differ in error the wider is taken (`_CAUTION`).
 
     The graph input keeps its range: every image uses all of it. Tensors that a Concat joins move
     together.
@@ -55,7 +56,7 @@ def search(
 
     def error(candidate: CalibrationTable) -> float:
         covered = float(np.prod([_covered(candidate[p]) for p in candidate]))
-        return _error(model(candidate), samples, wanted) / covered**_CAUTION
+        return _error(model(candidate), samples, wanted) / float(covered**_CAUTION)
 
     starts = [table, _unclipped(table, histograms, _movable(net), symmetric)]
     best, least = min(((t, error(t)) for t in starts), key=lambda start: start[1])
@@ -71,7 +72,8 @@ def search(
 
 def _covered(t: TensorCalibration) -> float:
     """The part of the range seen that a range holds: 1 where nothing is clipped."""
-    return max(min(t.high, t.max) - max(t.low, t.min), 0.0) / (t.max - t.min or 1.0)
+    seen = t.max - t.min
+    return max(min(t.high, t.max) - max(t.low, t.min), 1e-9 * seen) / seen if seen else 1.0
 
 
 def _unclipped(

@@ -13,7 +13,7 @@ from calib.images import Normalize, ToTensor, write_image
 from calib.methods import Max, Mse
 from calib.qparams import QParams
 from calib.table import CalibrationTable, calibrate, from_range
-from compiler import fusion, reference
+from compiler import fusion, qdq, reference
 from compiler.dataset import Photo
 from compiler.floatnet import FloatNetwork
 from compiler.network import Network
@@ -233,7 +233,9 @@ def test_search_finds_the_threshold_that_was_spoiled():
     spoiled = CalibrationTable(
         {**start.tensors, name: from_range(hists[name], -narrow, narrow, "max", True)}
     )
-    found = search(rounded, spoiled, hists, data, symmetric=True)
+    found = search(
+        net, lambda t: qdq.write(rounded.network(t)), spoiled, hists, data, symmetric=True
+    )
     assert found[name].high > 2 * narrow
     assert found[net.ops[0].output] == start[net.ops[0].output]
     assert error(rounded.network(found), net, data) < 0.5 * error(
@@ -314,6 +316,6 @@ def test_the_search_leaves_the_valley_of_a_method_that_clips() -> None:
         }
     )
     rounded = gptq.nearest(net, per_channel=True, power2=False)
-    found = search(rounded, bad, seen, data, symmetric=True)
-    best = search(rounded, wide, seen, data, symmetric=True)
+    found = search(net, lambda t: qdq.write(rounded.network(t)), bad, seen, data, symmetric=True)
+    best = search(net, lambda t: qdq.write(rounded.network(t)), wide, seen, data, symmetric=True)
     assert found.to_json() == best.to_json()
