@@ -220,7 +220,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
     times = measure(engine.library(net, size), x, others, args.runs, rounds("frames"))
     report: dict[str, Any] = {
         "machine": bundle.machine() | {"isa": host.isa, "threads": host.threads},
-        "input_shape": list(x.shape),
+        "input_shape": next(iter(engine.spec.frontend.shape.values())),
         "library": times["library"].to_json() | {"memory_bytes": used.beyond_io_bytes},
         "peers": {name: times[name].to_json() for name in others},
     }

@@ -10,6 +10,7 @@ from compiler.network import (
     Concat,
     DepthToSpace,
     MaxPool,
+    QuantizeInput,
     Residual,
     ResizeNearest,
 )
@@ -71,7 +72,9 @@ def _words(net: FloatNetwork, op: AnyOp) -> tuple[str, str]:
         case Concat():
             return f"{op.name}: concat of {len(op.inputs)}", f"{out} channels, {end}"
         case _:
-            return f"{op.name}: round the input", f"{out} channels, {end}"
+            normalizes = isinstance(op, QuantizeInput) and op.normalizes
+            first = "normalize and round" if normalizes else "round"
+            return f"{op.name}: {first} the input", f"{out} channels, {end}"
 
 
 def _step(step: Activation | Residual) -> str:
