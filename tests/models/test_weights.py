@@ -30,7 +30,8 @@ def test_file_holds_the_network(rate: int) -> None:
     assert path.stat().st_size < 350_000
     model = onnx.load(path)
     onnx.checker.check_model(model, full_check=True)
-    check_state({t.name: numpy_helper.to_array(t) for t in model.graph.initializer}, rate)
+    constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    check_state({n: value for n, value in constants.items() if n.endswith(".weight")}, rate)
     assert "CC0-1.0" in model.graph.doc_string
 
 
