@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +37,24 @@ from compiler import (
 )
 from compiler import target as targets
 from compiler.accuracy import Accuracy
+from compiler.calibrate import Observed
 from compiler.dataset import PhotoSet
 from compiler.engine import Engine
 from compiler.errors import CalibrationWarningError, SpecError
+from compiler.floatnet import FloatNetwork
+from compiler.host import Host
 from compiler.latency import Latency
 from compiler.network import Network
 from compiler.progress import Reporter
 from compiler.recovery import equalize
+from compiler.recovery.equalize import Equalization
+from compiler.recovery.recipe import Recipe
 from compiler.recovery.split import split_residuals
 from compiler.spec import SpecFile, at
+from compiler.stages import CalibrationInputs
 from compiler.stats import NetworkStats
 from compiler.store import Store
+from compiler.target import Target
 
 STAGES = ("model", "calibrate", "quantize", "compile", "verify", "bundle")
 BENCH_RUNS = 15
@@ -86,124 +93,196 @@ def run(
     Raises:
         WorkbenchError: any of the family; nothing half-written is left.
     """
-    spec, clock = file.spec, _Clock()
+    site, clock = _site(file, reporter, out, fresh), _Clock()
+    with clock("model"):
+        loaded = _model(site)
+    result = Result(loaded.counts, fp32=loaded.fp32, seconds=clock.seconds)
+    if until == "model":
+        return result
+    with clock("calibrate"):
+        calibration = _calibrate(site, loaded)
+    seen = frozenset(calibration.observed.digests)
+    result = replace(result, table=calibration.table, calibrated_on=seen)
+    if until == "calibrate":
+        return result
+    with clock("quantize"):
+        net, table = _quantize(site, calibration)
+    result = replace(result, net=net, table=table)
+    if until == "quantize":
+        return result
+    with clock("compile"):
+        engine = Engine(file.spec, loaded.fp32, net, site.host, site.store, seen)
+        library = _compile(site, engine)
+    result = replace(result, library=library)
+    if until == "compile":
+        return result
+    with clock("verify"):
+        accuracy, speed = _verify(site, engine)
+    result = replace(result, accuracy=accuracy, latency=speed)
+    if until == "verify":
+        return result
+    with clock("bundle"):
+        folder = _bundle(site, loaded, calibration, engine, result)
+    return replace(result, bundle=folder)
+
+
+@dataclass(frozen=True)
+class _Site:
+    """What every stage may look at: the spec, and where and for whom it is built."""
+
+    file: SpecFile
+    target: Target
+    host: Host
+    out: Path
+    store: Store
+    reporter: Reporter
+
+
+@dataclass(frozen=True)
+class _Model:
+    """The simplified graph, read as fused chains, and counted."""
+
+    fp32: onnx.ModelProto
+    floats: FloatNetwork
+    counts: NetworkStats
+
+
+@dataclass(frozen=True)
+class _Calibration:
+    """The float network as it will be quantized, and what calibration found on it.
+
+    Attributes:
+        plain: the network before its channels were scaled.
+    """
+
+    inputs: CalibrationInputs
+    recipe: Recipe
+    plain: FloatNetwork
+    scales: Equalization
+    floats: FloatNetwork
+    observed: Observed
+    table: CalibrationTable
+
+
+def _site(file: SpecFile, reporter: Reporter, out: Path | None, fresh: bool) -> _Site:
+    """Everything that can be refused before any work begins."""
+    wish = file.spec.backend.compile.host
     target = targets.load(file)
     targets.require(file, target)
-    machine = host.detect(spec.backend.compile.host.isa, spec.backend.compile.host.threads)
-    out = out or Path(spec.workspace.path)
+    machine = host.detect(wish.isa, wish.threads)
+    out = out or Path(file.spec.workspace.path)
     store.require_writable(out)
-    kept = Store(out / ".store", fresh)
     _warn(reporter, _spec_warnings(file))
+    return _Site(file, target, machine, out, Store(out / ".store", fresh), reporter)
 
-    with clock("model"):
-        reporter.stage(f"model      {spec.frontend.checkpoint}")
-        shape = {name: tuple(dims) for name, dims in spec.frontend.shape.items()}
-        loaded = model.load(stages.onnx_file(spec.frontend, shape, kept), shape)
-        with reporter.busy("simplifying the graph"):
-            fp32 = stages.simplified(loaded, kept, reporter)
-        floats = fusion.fuse(fp32)
-        stages.require_operators(fp32, target)
-        counts = stats.network_stats(floats, _main_size(file))
-    if until == "model":
-        return Result(counts, seconds=clock.seconds)
 
-    with clock("calibrate"):
-        photos = stages.photo_set(file, scaling.scaling(floats).rate)
-        _warn(reporter, photos.warnings)
-        reporter.stage(f"calibrate  {len(photos.photos)} images of {photos.source}")
-        wish = spec.backend.quantize
-        inputs = stages.CalibrationInputs(file, photos, kept, machine.threads, reporter)
-        recipe = stages.recipe(wish, target)
-        if recipe.split_residuals:
-            floats = split_residuals(floats)
-        plain = floats
-        chosen_scales = stages.channel_scales(inputs, floats, recipe)
-        floats = equalize.equalize(floats, chosen_scales.factors)
-        observed = stages.observe(inputs, floats)
-        table, doubts = stages.thresholds(inputs, floats, observed, symmetric=target.symmetric)
-        if doubts and wish.strict:
-            raise CalibrationWarningError(
-                "; ".join(doubts), where="calibration", fix="use more images, or strict: false"
-            )
-        _warn(reporter, doubts)
-    if until == "calibrate":
-        return Result(counts, table, seconds=clock.seconds)
+def _model(site: _Site) -> _Model:
+    frontend, reporter = site.file.spec.frontend, site.reporter
+    reporter.stage(f"model      {frontend.checkpoint}")
+    shape = {name: tuple(dims) for name, dims in frontend.shape.items()}
+    loaded = model.load(stages.onnx_file(frontend, shape, site.store), shape)
+    with reporter.busy("simplifying the graph"):
+        fp32 = stages.simplified(loaded, site.store, reporter)
+    floats = fusion.fuse(fp32)
+    stages.require_operators(fp32, site.target)
+    return _Model(fp32, floats, stats.network_stats(floats, _main_size(site.file)))
 
-    with clock("quantize"):
-        reporter.stage(f"quantize   {wish.calibrate_mode}, {target.activations} activations")
-        net, table = stages.integer(inputs, floats, table, observed, recipe)
-    if until == "quantize":
-        seen = frozenset(observed.digests)
-        return Result(counts, table, net, fp32=fp32, calibrated_on=seen, seconds=clock.seconds)
 
-    with clock("compile"):
-        reporter.stage(f"compile    {machine.isa}, {machine.threads} threads")
-        engine = Engine(spec, fp32, net, machine, kept, frozenset(observed.digests))
-        with reporter.busy("compiling the library"):
-            main_library = engine.library_path(engine.main_net, engine.main_size)
-            if engine.portable:
-                engine.portable.library_path(engine.main_net, engine.main_size)
-    if until == "compile":
-        return Result(counts, table, net, library=main_library, seconds=clock.seconds)
-
-    with clock("verify"):
-        reporter.stage(f"verify     protocol {spec.verify.protocol}")
-        result, doubts = verify.measure_engine(engine, spec.verify, reporter)
-        _warn(reporter, doubts)
-        speed = _latency(engine)
-    if until == "verify":
-        return Result(
-            counts, table, net, result, speed, library=main_library, seconds=clock.seconds
+def _calibrate(site: _Site, loaded: _Model) -> _Calibration:
+    reporter, wish = site.reporter, site.file.spec.backend.quantize
+    photos = stages.photo_set(site.file, scaling.scaling(loaded.floats).rate)
+    _warn(reporter, photos.warnings)
+    reporter.stage(f"calibrate  {len(photos.photos)} images of {photos.source}")
+    inputs = CalibrationInputs(site.file, photos, site.store, site.host.threads, reporter)
+    recipe = stages.recipe(wish, site.target)
+    plain = split_residuals(loaded.floats) if recipe.split_residuals else loaded.floats
+    scales = stages.channel_scales(inputs, plain, recipe)
+    floats = equalize.equalize(plain, scales.factors)
+    observed = stages.observe(inputs, floats)
+    table, doubts = stages.thresholds(inputs, floats, observed, symmetric=site.target.symmetric)
+    if doubts and wish.strict:
+        raise CalibrationWarningError(
+            "; ".join(doubts), where="calibration", fix="use more images, or strict: false"
         )
-
-    folder = out / spec.name
-    for_vendor, doubts = vendor.texts(spec, engine.main_size)
     _warn(reporter, doubts)
-    with clock("bundle"), store.atomic(folder) as temporary, store.storage(folder):
+    return _Calibration(inputs, recipe, plain, scales, floats, observed, table)
+
+
+def _quantize(site: _Site, c: _Calibration) -> tuple[Network, CalibrationTable]:
+    wish = site.file.spec.backend.quantize
+    site.reporter.stage(f"quantize   {wish.calibrate_mode}, {site.target.activations} activations")
+    return stages.integer(c.inputs, c.floats, c.table, c.observed, c.recipe)
+
+
+def _compile(site: _Site, engine: Engine) -> Path:
+    """The library of the spec's shape; its portable twin is compiled too."""
+    site.reporter.stage(f"compile    {site.host.isa}, {site.host.threads} threads")
+    with site.reporter.busy("compiling the library"):
+        library = engine.library_path(engine.main_net, engine.main_size)
+        if engine.portable:
+            engine.portable.library_path(engine.main_net, engine.main_size)
+    return library
+
+
+def _verify(site: _Site, engine: Engine) -> tuple[Accuracy, Latency]:
+    wish = site.file.spec.verify
+    site.reporter.stage(f"verify     protocol {wish.protocol}")
+    accuracy, doubts = verify.measure_engine(engine, wish, site.reporter)
+    _warn(site.reporter, doubts)
+    return accuracy, _latency(engine)
+
+
+def _bundle(site: _Site, loaded: _Model, c: _Calibration, engine: Engine, result: Result) -> Path:
+    """Writes the bundle under its final name, complete or not at all."""
+    assert result.table is not None
+    assert result.accuracy is not None
+    assert result.latency is not None
+    checkpoint, photos = site.file.spec.frontend.checkpoint, c.inputs.photos
+    folder = site.out / site.file.spec.name
+    for_vendor, doubts = vendor.texts(site.file.spec, engine.main_size)
+    _warn(site.reporter, doubts)
+    with store.atomic(folder) as temporary, store.storage(folder):
         manifest = bundle.write(
             temporary,
             engine,
             texts={
-                "network.json": json.dumps(counts.to_json(), indent=2) + "\n",
-                "calibration.json": table.to_json(),
-                "equalization.json": equalize.to_json(chosen_scales),
-                "accuracy.json": _accuracy_json(result, photos),
-                "accuracy.csv": result.to_csv(),
+                "network.json": json.dumps(loaded.counts.to_json(), indent=2) + "\n",
+                "calibration.json": result.table.to_json(),
+                "equalization.json": equalize.to_json(c.scales),
+                "accuracy.json": _accuracy_json(result.accuracy, photos),
+                "accuracy.csv": result.accuracy.to_csv(),
                 **for_vendor,
             },
             origin={
-                "model": {
-                    "path": spec.frontend.checkpoint,
-                    "sha256": store.file_sha256(Path(spec.frontend.checkpoint)),
-                },
-                "calibration": {"source": photos.source, "images": list(observed.digests)},
+                "model": {"path": checkpoint, "sha256": store.file_sha256(Path(checkpoint))},
+                "calibration": {"source": photos.source, "images": list(c.observed.digests)},
             },
         )
-        figures = _latency_figures(engine, speed)
+        figures = _latency_figures(engine, result.latency)
         shown = report.Build(
             engine=engine,
-            target=target,
-            floats=floats,
-            plain=plain,
-            factors=chosen_scales.factors,
-            counts=counts,
-            observed=observed,
-            table=table,
+            target=site.target,
+            floats=c.floats,
+            plain=c.plain,
+            factors=c.scales.factors,
+            counts=loaded.counts,
+            observed=c.observed,
+            table=result.table,
             photos=photos.photos,
-            ops=inputs.ops,
-            accuracy=result,
+            ops=c.inputs.ops,
+            accuracy=result.accuracy,
             figures=figures,
             manifest=manifest,
         )
-        with reporter.busy("writing the report"):
+        with site.reporter.busy("writing the report"):
             page = report.page(report.collect(shown))
         measured = {
             "report.html": page,
             "latency.json": json.dumps(figures, indent=2) + "\n",
-            "timing.json": _timing_json(clock),
+            "timing.json": _timing_json(result.seconds),
         }
         bundle.write_measured(temporary, measured)
-    return Result(counts, table, net, result, speed, main_library, folder, seconds=clock.seconds)
+    return folder
 
 
 class _Clock:
@@ -269,10 +348,10 @@ def _latency_figures(engine: Engine, speed: Latency) -> dict[str, Any]:
     }
 
 
-def _timing_json(clock: _Clock) -> str:
+def _timing_json(seconds: Mapping[str, float]) -> str:
     peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     report = {
-        "seconds": {stage: round(s, 2) for stage, s in clock.seconds.items()},
+        "seconds": {stage: round(s, 2) for stage, s in seconds.items()},
         "peak_memory_bytes": peak_kib * 1024,
     }
     return json.dumps(report, indent=2) + "\n"
