@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import BmpImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
+from PIL.Image import Exif
 from PIL.ImageFile import ImageFile
 
 from calib.errors import DataError, ImageError
@@ -53,7 +54,7 @@ def read_image(path: Path) -> Uint8:
             decoded), truncated or damaged. OpenCV before version 5 fills a truncated image
             silently, so completeness is checked on the bytes.
     """
-    data = _read_bytes(path)
+    data = read_bytes(path)
     header = _parse_header(data, path)
     width, height = header.size
     if width * height > MAX_PIXELS:
@@ -65,11 +66,11 @@ def read_image(path: Path) -> Uint8:
     _check_complete(header, data, path)
     try:
         bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        if bgr is None or sorted(bgr.shape[:2]) != sorted((height, width)):
+            raise _damaged(path, "the decoder refuses it")
+        rgb: Uint8 = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
     except (cv2.error, MemoryError) as error:
         raise _damaged(path, str(error)) from error
-    if bgr is None or sorted(bgr.shape[:2]) != sorted((height, width)):
-        raise _damaged(path, "the decoder refuses it")
-    rgb: Uint8 = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
     return rgb
 
 
@@ -79,9 +80,10 @@ def read_size(path: Path) -> tuple[int, int]:
     Raises:
         ImageError: the file is missing, or its header is not one of a readable image.
     """
-    header = _parse_header(_read_bytes(path), path)
+    data = read_bytes(path)
+    header = _parse_header(data, path)
     width, height = header.size
-    turned = header.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+    turned = _orientation(header, data) in (5, 6, 7, 8)
     return (width, height) if turned else (height, width)
 
 
@@ -157,7 +159,12 @@ def list_images(folder: Path, suffix: str | None, limit: int | None) -> tuple[Pa
     return tuple(found[:limit])
 
 
-def _read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a regular file that is not empty and no larger than 1 GiB.
+
+    Raises:
+        ImageError: it is not that, or cannot be read.
+    """
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
@@ -196,6 +203,33 @@ def _parse_header(data: bytes, path: Path) -> ImageFile:
         where=str(path),
         fix="convert the file to PNG, or remove it from the folder",
     )
+
+
+def _orientation(header: ImageFile, data: bytes) -> int:
+    """EXIF orientation, 1 to 8; 1 where there is none, or none that can be read.
+
+    Pillow would decode a whole PNG to find it.
+    """
+    try:
+        if isinstance(header, PngImagePlugin.PngImageFile):
+            exif = Exif()
+            exif.load(_png_chunk(data, b"eXIf"))
+        else:
+            exif = header.getexif()
+        return int(exif.get(_ORIENTATION, 1))
+    except Exception:  # Pillow's parsers raise whatever damaged bytes lead to; OpenCV reads on
+        return 1
+
+
+def _png_chunk(data: bytes, kind: bytes) -> bytes:
+    """The first chunk of a kind, or nothing."""
+    at = 8
+    while at + 8 <= len(data):
+        size = int.from_bytes(data[at : at + 4], "big")
+        if data[at + 4 : at + 8] == kind:
+            return data[at + 8 : at + 8 + size]
+        at += 12 + size
+    return b""
 
 
 def _check_complete(header: ImageFile, data: bytes, path: Path) -> None:

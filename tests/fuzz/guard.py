@@ -90,8 +90,9 @@ class Guard:
             self._inside("open for writing", path)
         elif self.secret and isinstance(path, str | os.PathLike):
             name = os.fspath(path)
-            if isinstance(name, str) and "secret" in name and os.path.realpath(name) == self.secret:
-                raise Violation(f"read {name}")
+            leads = "secret" in str(name) or Path(os.fsdecode(name)).is_symlink()
+            if leads and os.path.realpath(os.fsdecode(name)) == self.secret:
+                raise Violation(f"read {name!r}")
 
     def _inside(self, event: str, path: object) -> None:
         if not isinstance(path, str | bytes | os.PathLike):

@@ -30,6 +30,7 @@ from tests.fuzz.guard import Guard, Violation, require_text
 CORPUS = Path(__file__).parent / "corpus"
 SUBJECTS = ("spec", "model", "build", "image")
 _POLL_S = 0.2
+_START_S = 60.0
 _PATIENCE = 10  # times the limit that a case may take on a busy machine
 _SECRET = "secret.bin"
 
@@ -183,7 +184,7 @@ class _Worker:
         if self.done:
             self.process.join()
             return
-        limit = subject(self.name).SECONDS
+        limit = subject(self.name).SECONDS if self.shared[0] >= 0 else _START_S
         stuck = self._is_stuck(limit)
         if dead or stuck:
             self.stop()
@@ -196,10 +197,13 @@ class _Worker:
             self.next, self.process = index + self.step, None
 
     def _is_stuck(self, limit: float) -> bool:
-        """Whether its case takes too long: of its own time, since the machine may be busy."""
+        """Whether its case takes too long: of its own time, since the machine may be busy.
+
+        `shared` holds the number of the case (-1: importing), and clock and own time at its start.
+        """
         index, began, used = self.shared
         waited = time.monotonic() - began
-        if index < 0 or waited < limit or self.process is None:
+        if waited < limit or self.process is None:
             return False
         now = _used_s(self.process.pid)
         return self.shared[0] == index and (now - used > limit or waited > _PATIENCE * limit)
@@ -215,7 +219,7 @@ class _Worker:
     def _start(self, end: int) -> None:
         context = multiprocessing.get_context("fork")
         self.pipe, child = context.Pipe(duplex=False)
-        self.shared = context.Array("d", [-1.0, 0.0, 0.0], lock=False)  # case, clock, own time
+        self.shared = context.Array("d", [-1.0, time.monotonic(), 0.0], lock=False)
         span = range(self.next, end, self.step)
         folder = self.root / f"{self.next}-{self.starts}"
         self.starts += 1
