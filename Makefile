@@ -9,7 +9,7 @@ CFG    ?= configs/bpp3x_int8.yaml
 SHIPPED := configs/bpp2x_int8.yaml configs/bpp3x_int8.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help build test check lint verify table models data key publish pull clean
+.PHONY: help build test check lint verify table models data key publish pull clean fuzz resume
 .PHONY: ci-check ci-build ci-verify ci-publish ci-diff
 
 help: ## this list
@@ -65,6 +65,12 @@ ci-publish: $(SIGN) ## make ci-publish REGISTRY=HOST/PATH TAG=1.0 KEY=FILE
 
 ci-diff: $(STAMP) ## compare with another revision: make ci-diff BASE=origin/main
 	@bash .ci/diff "$(or $(BASE),origin/main)" $(SHIPPED)
+
+fuzz: $(STAMP) ## look for input that breaks: make fuzz SUBJECT=spec N=1000000 MINUTES=30 (or model build image)
+	$(PY) -m tests.fuzz $(or $(SUBJECT),spec) -n $(or $(N),100000) --minutes $(or $(MINUTES),10) $(ARGS)
+
+resume: $(STAMP) ## kill builds at N random moments and compare the bytes: make resume N=50
+	VACC_KILLS=$(or $(N),50) $(PY) -m pytest -s tests/compiler/test_resume.py
 
 clean: ## remove caches and .venv; bundles stay
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

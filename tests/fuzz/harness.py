@@ -194,6 +194,7 @@ class _Worker:
             kind = f"hang of {limit:.0f} s" if stuck else f"crash {self.process.exitcode}"
             data = case(subject(self.name), self.seed, index)
             tally.add(Failure(index, kind, kind, data))
+            tally.verdicts["unreported"] += (index - self.told) // self.step
             self.next, self.process = index + self.step, None
 
     def _is_stuck(self, limit: float) -> bool:
@@ -214,13 +215,14 @@ class _Worker:
         elif isinstance(message, Failure):
             tally.add(message)
         else:
-            tally.verdicts.update(message)
+            counts, self.told = message
+            tally.verdicts.update(counts)
 
     def _start(self, end: int) -> None:
         context = multiprocessing.get_context("fork")
         self.pipe, child = context.Pipe(duplex=False)
         self.shared = context.Array("d", [-1.0, time.monotonic(), 0.0], lock=False)
-        span = range(self.next, end, self.step)
+        span, self.told = range(self.next, end, self.step), self.next
         folder = self.root / f"{self.next}-{self.starts}"
         self.starts += 1
         arguments = (self.name, self.seed, span, folder, child, self.shared)
@@ -275,9 +277,9 @@ def _work(name: str, seed: int, span: range, folder: Path, pipe: Connection, sha
         else:
             counts[verdict] += 1
         if time.monotonic() - told > 1 or kind:
-            pipe.send(counts)
+            pipe.send((counts, index + span.step))
             counts, told = Counter(), time.monotonic()
-    pipe.send(counts)
+    pipe.send((counts, span.stop))
     pipe.send(None)
 
 
