@@ -10,7 +10,9 @@ import multiprocessing
 import os
 import random
 import shutil
+import subprocess
 import time
+from collections.abc import Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -18,6 +20,7 @@ import pytest
 
 from calib.errors import ImageError
 from compiler import pipeline, spec, store
+from compiler.errors import StorageError
 from compiler.progress import silent
 from compiler.store import Store
 from tests.compiler.conftest import tiny_spec
@@ -148,6 +151,57 @@ def test_an_image_that_vanishes_is_named_and_what_is_done_is_kept(tmp_path: Path
     held.rename(image)
     done = pipeline.run(spec.load(path), silent(), out=out, until="quantize")
     assert done.net is not None
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 8 MiB in memory; only root may mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
+    if os.getuid() or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("trouble", ["full", "read-only"])
+def test_a_disk_that_fills_up_or_turns_read_only_during_a_build(
+    small_disk: Path, tmp_path: Path, trouble: str
+) -> None:
+    """One clear error; what is done stays, and the build goes on once there is room again."""
+    path, out = recovering_spec(tmp_path), small_disk / "out"
+    identity = pipeline.stages.CalibrationInputs.key
+    filler = small_disk / "filler"
+
+    def remount(how: str) -> None:
+        subprocess.run(["mount", "-o", f"remount,{how}", str(small_disk)], check=True)
+
+    def worsen(*arguments: object) -> str:
+        if trouble == "read-only":
+            remount("ro")
+        else:
+            with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+                while file.write(bytes(4096)):
+                    pass
+        return identity(*arguments)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(pipeline.stages.CalibrationInputs, "key", worsen)
+        with pytest.raises(StorageError, match="cannot be written") as caught:
+            pipeline.run(spec.load(path), silent(), out=out)
+    assert str(out) in caught.value.where
+    reason = "No space left" if trouble == "full" else "Read-only"
+    assert reason in caught.value.what
+    remount("rw")
+    filler.unlink(missing_ok=True)
+    whole = [p for p in out.rglob("*") if p.is_file() and p.suffix not in (".lock", "")]
+    assert [p.suffix for p in whole] == [".onnx"], (
+        "the simplified network, and nothing half-written"
+    )
+    assert pipeline.run(spec.load(path), silent(), out=out, until="quantize").net is not None
 
 
 def test_scratch_of_the_dead_is_removed_and_that_of_the_living_kept(tmp_path: Path) -> None:
