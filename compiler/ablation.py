@@ -197,6 +197,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--peers", action="store_true", help="NNCF and ONNX Runtime on the same images"
     )
+    cli.with_plot(result)
     return cli.with_output(result, "all rows")
 
 
@@ -205,6 +206,8 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
     rows = ablate(args.spec, tuple(args.set), args.hr, args.peers, reporter)
     show(reporter, rows, args.hr)
     cli.write_result(args.json, [row.to_json() for row in rows])
+    marks = [(f"{r.target}: {r.recipe}", r.drops[0].psnr_db) for r in rows if r.drops]
+    cli.write_plot(args.plot, marks, f"drop of PSNR on {args.hr[0]}", "dB")
     return 0
 
 

@@ -236,6 +236,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--images", type=cli.count, default=IMAGES, metavar="N", help=f"at most N, default {IMAGES}"
     )
+    cli.with_plot(result)
     return cli.with_output(result, "all figures")
 
 
@@ -252,6 +253,8 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
     result = analyze(bundle, kept, reporter)
     show(reporter, bundle.name, result)
     cli.write_result(args.json, to_json(result))
+    rows = [(f"{c.part}, {c.kind}", c.alone_db) for c in result.costs]
+    cli.write_plot(args.plot, rows, f"{bundle.name}: what each part costs alone", "dB")
     return 0
 
 

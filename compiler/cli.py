@@ -16,8 +16,9 @@ from typing import Any, NoReturn
 from rich.console import Console
 
 from calib.errors import WorkbenchError
+from compiler import svg
 from compiler.progress import Reporter
-from compiler.store import write_json
+from compiler.store import write_json, write_text
 
 BAD_INPUT, INTERNAL, INTERRUPTED, READER_GONE = 2, 3, 130, 141
 STDOUT = Path("-")
@@ -56,6 +57,13 @@ def with_output(parser: argparse.ArgumentParser, writes: str = "") -> argparse.A
     return parser
 
 
+def with_plot(parser: argparse.ArgumentParser) -> None:
+    """Adds --plot FILE, see `write_plot`."""
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help="draw the figures as bars, an SVG picture"
+    )
+
+
 def count(text: str) -> int:
     """A positive whole number, as argparse takes it for a `type`."""
     value = int(text)
@@ -82,6 +90,16 @@ def write_result(to: Path | None, value: Any) -> None:
         print(json.dumps(value, indent=2))
     elif to is not None:
         write_json(to, value)
+
+
+def write_plot(to: Path | None, rows: Sequence[tuple[str, float]], title: str, unit: str) -> None:
+    """Draws labelled values as bars where `--plot FILE` asks for it.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    if to is not None:
+        write_text(to, svg.standalone(svg.bars(rows, title, unit)))
 
 
 def main(

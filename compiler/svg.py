@@ -140,6 +140,22 @@ def figure(width: float, height: float, parts: Sequence[str], title: str) -> str
     )
 
 
+def bars(rows: Sequence[tuple[str, float]], title: str, unit: str) -> str:
+    """Horizontal bars, one a row, each with its label and its value; negative ones reach left."""
+    step, left, width = 22, 8 + 7 * max((len(label) for label, _ in rows), default=0), 900
+    values = [value for _, value in rows]
+    x = Axis(min([0.0, *values]), max([0.0, *values]), left, width - 90)
+    parts = [text(8, 20, f"{title} ({unit})")]
+    for i, (label, value) in enumerate(rows):
+        top = 34 + step * i
+        start, end = sorted((x(0), x(value)))
+        parts.append(text(left - 8, top + 12, label, "end", "soft"))
+        parts.append(rect(start, top, end - start, step - 6, "dot-a", radius=2))
+        parts.append(text(end + 6, top + 12, f"{value:.4f}"))
+    parts.append(line((x(0), 30), (x(0), 30 + step * len(rows)), "axis"))
+    return figure(width, 44 + step * len(rows), parts, title)
+
+
 def standalone(picture: str) -> str:
     """The picture as a file of its own, light and dark."""
     head, _, rest = picture.partition(">")

@@ -90,8 +90,7 @@ def sweep(
     """Measures every variant; the best first, those that failed last."""
     found, inner = [], Reporter(reporter.console, quiet=True)
     for i, settings in enumerate(reporter.track(points := grid.points, "variants")):
-        label = " ".join(s.removeprefix("backend.quantize.") for s in settings)
-        reporter.stage(f"variant {i + 1} of {len(points)}: {label}")
+        reporter.stage(f"variant {i + 1} of {len(points)}: {_label(settings)}")
         try:
             file = spec.load(path, (*overrides, *settings))
             found.append(_measure(file, settings, images, inner))
@@ -99,6 +98,10 @@ def sweep(
             reporter.warn(str(error))
             found.append(Variant(settings, failure=error.what))
     return tuple(sorted(found, key=lambda v: (bool(v.failure), v.psnr_drop_db)))
+
+
+def _label(settings: tuple[str, ...]) -> str:
+    return " ".join(s.removeprefix("backend.quantize.") for s in settings)
 
 
 def _measure(file: SpecFile, settings: tuple[str, ...], images: int, reporter: Reporter) -> Variant:
@@ -191,6 +194,7 @@ def parser() -> argparse.ArgumentParser:
         "--images", type=cli.count, default=IMAGES, metavar="N", help=f"at most N, default {IMAGES}"
     )
     result.add_argument("--winner", type=Path, metavar="FILE", help="write the best one's spec")
+    cli.with_plot(result)
     return cli.with_output(result, "all variants, the best first,")
 
 
@@ -201,6 +205,8 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
     variants = sweep(args.spec, overrides, grid, args.images, reporter)
     show(reporter, variants)
     cli.write_result(args.json, [v.to_json() for v in variants])
+    rows = [(_label(v.settings), v.psnr_drop_db) for v in variants if not v.failure]
+    cli.write_plot(args.plot, rows, "drop of PSNR against fp32", "dB")
     if variants[0].failure:
         raise DataError(f"no variant can be built: {variants[0].failure}", where=str(args.spec))
     if args.winner:
