@@ -211,8 +211,10 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
     with reporter.busy("compiling the library"):
         path = engine.library_path(net, size)
     used = memory(path, host, x)
-    with reporter.busy("preparing the peers"), redirect_stdout(sys.stderr):  # NNCF is chatty
-        others = peers(engine.fp32, engine.net, size, host.threads) if args.peers else {}
+    others: dict[str, Callable[[], object]] = {}
+    if args.peers:
+        with reporter.busy("preparing the peers"), redirect_stdout(sys.stderr):  # NNCF is chatty
+            others = peers(engine.fp32, engine.net, size, host.threads)
 
     def rounds(label: str) -> Track:
         return lambda runs: reporter.track(runs, label, still=True)

@@ -168,6 +168,20 @@ def test_the_command_writes_the_report_again(tiny_build: pipeline.Result, tmp_pa
         assert (copy / "measured" / "report.html").read_bytes() == before
 
 
+def test_bench_saves_into_the_bundle(tiny_build: pipeline.Result, tmp_path: Path) -> None:
+    assert tiny_build.bundle is not None
+    copy = tmp_path / "tiny"
+    shutil.copytree(tiny_build.bundle, copy)
+    done = command("bench", copy, "--runs", 2, "--layers", "--save", "--json", "-")
+    assert done.returncode == 0, done.stderr
+    bundle.check(copy)
+    figures = json.loads((copy / "measured" / "latency.json").read_text())
+    assert figures == json.loads(done.stdout)
+    text = (copy / "measured" / "report.html").read_text("utf-8")
+    assert "median of 2 runs" in text
+    assert all(layer["kernel"] in text for layer in figures["layers"])
+
+
 def test_channels_before_and_after_equalization(tiny_folder: Path, tmp_path: Path) -> None:
     """Against plain scaling: weights of c, times t_c, over t of what they read; activations t_c."""
     path = tiny_spec(tiny_folder, backend__quantize={"calibrate_mode": "max", "equalize": True})
