@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import functools
 import io
+import re
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,7 @@ KINDS = [
 ]
 
 
+@functools.cache
 def names_in(*folders: str) -> set[str]:
     """Every name that the Python files of some folders use, other than where it is imported."""
     trees = [
@@ -59,6 +62,35 @@ def test_every_kind_is_raised(kind: type[WorkbenchError]) -> None:
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_every_kind_has_a_test(kind: type[WorkbenchError]) -> None:
     assert kind.__name__ in names_in("tests")
+
+
+@functools.cache
+def texts_of_tests() -> tuple[str, ...]:
+    return tuple(p.read_text(encoding="utf-8") for p in sorted((ROOT / "tests").rglob("*.py")))
+
+
+def test_no_kind_is_defined_elsewhere() -> None:
+    """`--explain` lists the two modules of errors; a kind in another one would be missing there."""
+    known = {kind.__name__ for kind in KINDS} | {"WorkbenchError"}
+    strays = [
+        f"{path}: {node.name}"
+        for folder in ("calib", "compiler", "models")
+        for path in (ROOT / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+        and known & {base.id for base in node.bases if isinstance(base, ast.Name)}
+        and node.name not in known
+    ]
+    assert strays == []
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_every_kind_is_caught_by_name_in_a_test(kind: type[WorkbenchError]) -> None:
+    """`pytest.raises(Kind, ...)`, or a code that a verdict shows: its text was looked at."""
+    texts = texts_of_tests()
+    raised = re.compile(rf"raises\(\s*{kind.__name__}\b|{kind.__name__}, \w")
+    shown = f'"{kind.code()}"'
+    assert any(raised.search(text) or shown in text for text in texts)
 
 
 def test_explain_prints_cause_and_fix() -> None:
