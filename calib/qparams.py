@@ -2,7 +2,7 @@
 
 Notation: a real value x is represented by the integer q with x = s * (q - z). `rne` rounds half to
 even. Constants (multipliers) are computed in binary64 from binary32 scales, left to right, and
-rounded once to binary32. The docs page `README.md#integer-semantics` states the whole semantics.
+rounded once to binary32. docs/semantics.md states the whole semantics.
 """
 
 from __future__ import annotations

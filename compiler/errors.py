@@ -10,7 +10,7 @@ from calib.errors import WorkbenchError
 class SpecError(WorkbenchError):
     """The build spec is not valid: not YAML, a wrong type, a missing key, a value out of range.
 
-    Fix: correct the line that the message names; configs/ holds examples, the README every key.
+    Fix: correct the line that the message names; configs/ holds examples, docs/spec.md every key.
     """
 
     def __init__(

@@ -1,8 +1,12 @@
-"""What every kind of error means: code, cause, fix and exit status, from the classes themselves."""
+"""What every kind of error means: code, cause, fix and exit status, from the classes themselves.
+
+`python -m compiler.explain > docs/errors.md` writes the page of the documentation.
+"""
 
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -11,6 +15,29 @@ from compiler import errors
 from compiler.spec_faults import did_you_mean
 
 _FIX = "Fix: "
+_HEAD = """\
+# Errors
+
+Every error is one message: its code in brackets, the place (file and line, node, tensor or path),
+what is wrong, and how to mend it.
+
+```console
+$ python -m compiler.build configs/bpp3x_fp16.yaml
+error [capability] configs/bpp3x_fp16.yaml:10 backend.dtype: target vacc builds int8 only, ...
+  fix: write `dtype: int8` and name calibration images in `dataset:`
+$ python -m compiler.check --explain capability
+```
+
+Exit status of every command: 0 ok, 1 gate missed (the bundle is complete all the same), 2 bad
+input, 3 internal, 130 interrupted, 141 the reader of a pipe went away. A traceback is never the
+answer to bad input; `VACC_DEBUG=1` shows where an internal error comes from.
+
+This page is made by `python -m compiler.explain > docs/errors.md` from the classes in
+`calib/errors.py` and `compiler/errors.py`; a test compares them.
+
+| code | exit | cause | fix |
+|---|---|---|---|
+"""
 
 
 @dataclass(frozen=True)
@@ -51,6 +78,15 @@ def explain(code: str) -> tuple[Explanation, ...]:
     return (known[code],)
 
 
+def page() -> str:
+    """docs/errors.md: one row for every kind of error."""
+    rows = (
+        f"| `{each.code}` | {each.exit_code} | {each.cause} | {each.fix} |\n"
+        for each in explanations().values()
+    )
+    return _HEAD + "".join(rows)
+
+
 def _kinds(base: type[WorkbenchError]) -> Iterator[type[WorkbenchError]]:
     for kind in base.__subclasses__():
         if kind.__module__ in ("calib.errors", "compiler.errors"):
@@ -62,3 +98,7 @@ def _explanation(kind: type[WorkbenchError]) -> Explanation:
     cause, _, rest = (inspect.getdoc(kind) or "").partition("\n\n")
     fix = rest.partition(_FIX)[2].partition("\n\n")[0]
     return Explanation(kind.code(), " ".join(cause.split()), " ".join(fix.split()), kind.exit_code)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())

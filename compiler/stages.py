@@ -60,13 +60,14 @@ def simplified(loaded: model.LoadedModel, kept: Store, reporter: Reporter) -> on
 
 
 def require_operators(fp32: onnx.ModelProto, target: Target) -> None:
-    """Raises UnsupportedOperatorError for the first node that the target has no kernel for."""
+    """Raises UnsupportedOperatorError for the first node without an int8 kernel on the target."""
     for operator, node in model.operators(fp32):
-        if operator not in target.operators:
+        if "int8" not in target.operators.get(operator, []):
+            supported = [name for name, dtypes in target.operators.items() if "int8" in dtypes]
             raise UnsupportedOperatorError(
-                f"target {target.name} has no kernel for {operator}",
+                f"target {target.name} has no int8 kernel for {operator}",
                 where=f"node {node} ({operator})",
-                fix=f"it supports {', '.join(target.operators)}",
+                fix=f"it supports {', '.join(supported)}",
             )
 
 

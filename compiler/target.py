@@ -45,9 +45,9 @@ class Target(BaseModel):
     """One file of configs/targets.
 
     Attributes:
-        dtypes: what `backend.dtype` may be.
+        dtypes: what `backend.dtype` may be; more than is built here cannot be promised.
         activations: symmetric (all zero points 0) or asymmetric.
-        mixed_precision: whether single layers may stay in a higher precision.
+        mixed_precision: whether single layers may stay in a higher precision; none does here.
         operators: ONNX operators, each with the data types it has a kernel for.
         hardware: figures for the cost model.
     """
@@ -56,9 +56,9 @@ class Target(BaseModel):
 
     name: str
     description: str
-    dtypes: list[str]
+    dtypes: list[Literal["int8"]]
     activations: Literal["symmetric", "asymmetric"]
-    mixed_precision: bool
+    mixed_precision: Literal[False]
     operators: dict[str, list[str]]
     hardware: dict[str, Figure]
 
@@ -251,8 +251,6 @@ def _backend_type(judged: _Judged) -> SpecError | None:
 
 def _precision(judged: _Judged) -> SpecError | None:
     quantize, target = judged.file.spec.backend.quantize, judged.target
-    if target.mixed_precision:
-        return None
     for key in ("exclude_layers", "skip_conv_layers"):
         if getattr(quantize, key):
             return CapabilityError(

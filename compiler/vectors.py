@@ -31,8 +31,8 @@ _README = """\
 # Golden vectors
 
 Computed by the golden model (compiler/reference.py). Any implementation of qdq.onnx under the
-integer semantics of the workbench's README gives these very bytes. The network has C input
-channels, K output channels, and scales by r.
+integer semantics of the workbench (docs/semantics.md) gives these very bytes. The network has C
+input channels, K output channels, and scales by r.
 
 | file | holds |
 |---|---|
