@@ -30,6 +30,8 @@ COMPILER_ORDER = [
     "host",
     "network",
     "floatnet",
+    "chains",
+    "operators",
     "fusion",
     "quantize",
     "qdq",

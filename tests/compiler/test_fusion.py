@@ -10,7 +10,7 @@ from onnx import numpy_helper
 
 from compiler.errors import ModelError, UnsupportedOperatorError
 from compiler.floatnet import FloatConv, FloatNetwork
-from compiler.fusion import READERS, fuse
+from compiler.fusion import fuse
 from compiler.network import (
     Concat,
     DepthToSpace,
@@ -19,6 +19,7 @@ from compiler.network import (
     Residual,
     ResizeNearest,
 )
+from compiler.operators import READERS
 from tests import graphs
 from tests.graphs import GRAPHS, Graph
 
