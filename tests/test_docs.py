@@ -19,7 +19,7 @@ from pydantic import BaseModel
 import compiler
 from calib.images import OPERATORS
 from calib.methods import METHODS
-from compiler import explain, fusion, host, spec, target, yaml_source
+from compiler import explain, host, operators, spec, target, yaml_source
 from compiler.cost.hardware import NEEDED
 from compiler.vendor_keys import NO_EFFECT
 from compiler.verbs import VERBS
