@@ -39,6 +39,15 @@ def local(shape: Sequence[int], dtype: str) -> Expr:
     return T.alloc_buffer(tuple(shape), dtype, scope="local")
 
 
+def register(n: int) -> Expr:
+    """A vector of n int32 that LLVM keeps in a register.
+
+    TVM puts small "global" buffers on the stack, and any "local" one into a workspace, whose
+    stores LLVM must keep.
+    """
+    return T.alloc_buffer((n,), "int32", scope="global")
+
+
 def cast(dtype: str, n: int, value: Expr) -> Expr:
     """Converts each of n lanes."""
     return T.cast(value, f"{dtype}x{n}" if n > 1 else dtype)

@@ -13,11 +13,11 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T  # noqa: N812
 
 from compiler.kernels.builder import i32, let, local, serial, when
-from compiler.kernels.epilogue import Output
 from compiler.kernels.isa import Expr, Isa
 from compiler.kernels.kernel import Context, Kernel
 from compiler.kernels.rows import Layout, Rows
 from compiler.kernels.schedule import Schedule, Slot
+from compiler.kernels.stores import Output
 
 
 @dataclass(frozen=True, eq=False)

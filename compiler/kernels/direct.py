@@ -21,12 +21,13 @@ from numpy.typing import NDArray
 from tvm import tirx as tir
 from tvm.tirx.script import builder as T  # noqa: N812
 
-from calib.qparams import I8, I32
-from compiler.kernels import epilogue
+from calib.qparams import I8
+from compiler.kernels import epilogue, finish
 from compiler.kernels.builder import cast, i32, lanes, let, local, reinterpret, serial, store, when
+from compiler.kernels.conv import ConvKernel, folded_bias
 from compiler.kernels.epilogue import Epilogue
 from compiler.kernels.isa import Expr, Isa
-from compiler.kernels.kernel import Constants, Context
+from compiler.kernels.kernel import Context
 from compiler.kernels.rows import Layout, Rows
 from compiler.kernels.schedule import Stage
 from compiler.network import Conv
@@ -67,14 +68,6 @@ def register_block(isa: Isa, vectors: int) -> tuple[int, int]:
     return best, accumulators // best
 
 
-def folded_bias(conv: Conv, zero: int) -> I32:
-    """b - zero * sum(w) modulo 2^32, for stored activations whose real zero is `zero`."""
-    mass = conv.weight.astype(np.int64).reshape(len(conv.weight), -1).sum(axis=1)
-    folded = conv.bias.astype(np.int64) - zero * mass
-    wrapped: I32 = folded.astype(np.uint32).view(np.int32)
-    return wrapped
-
-
 def chunks(conv: Conv, order: list[int], isa: Isa, vectors: int) -> list[Chunk]:
     """Splits the lanes into chunks of `vectors` vectors and packs their weights."""
     count = vectors * isa.lanes
@@ -113,28 +106,11 @@ def _words(taps: I8, elements: int) -> I8:
 
 
 @dataclass(frozen=True, eq=False)
-class Direct:
+class Direct(ConvKernel):
     """The direct kernel of one conv (with its epilogue) for one image size."""
 
-    stage: Stage
-    height: int
-    width: int
-    constants: Constants
-    choice: str
-    epilogue: Epilogue
-    source: Layout
     parts: list[Chunk]
     block: tuple[int, int]
-
-    @property
-    def isa(self) -> Isa:
-        """The instruction set."""
-        return self.epilogue.isa
-
-    @property
-    def conv(self) -> Conv:
-        """The operator."""
-        return self.epilogue.conv
 
     @property
     def row_elements(self) -> int:
@@ -192,7 +168,7 @@ class Direct:
             together = min(e.pixels, self.pixels)
             with serial(-(-self.pixels // together)) as group:
                 p0 = let(T.min(group * together, i32(self.pixels - together)))
-                epilogue.emit(
+                finish.emit(
                     e,
                     lambda v, p: acc[lanes((p0 + p) * self.row_elements + v * n, n)],
                     together,

@@ -1,4 +1,4 @@
-"""Fused epilogues: from the accumulators of a few pixels to stored values.
+"""Fused epilogues: what happens to the accumulators of a conv, and in which lanes they are.
 
 v = float32(acc) * M[c]; then the steps, each rounded once:
     Activation  v = v if v >= 0 else v * alpha[c]
@@ -6,48 +6,24 @@ v = float32(acc) * M[c]; then the steps, each rounded once:
 and the end: int8 clamp(rne(v) + z), uint8 clamp(rne(v), 0, 255), float32 v. Where the output goes
 is a list of `Segment`s: runs of contiguous elements, each a lane of a pixel; a pixel shuffle is
 nothing but other segments. The order of the lanes is that of the segments, so that each run draws
-on few vectors; the weights are permuted to match.
+on few vectors; the weights are permuted to match. `finish` computes v, `stores` stores it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from tvm.tirx.script import builder as T  # noqa: N812
 
-from calib.qparams import (
-    F32,
-    INT8_MAX,
-    INT8_MIN,
-    UINT8_MAX,
-    requantize_multiplier,
-    uint8_multiplier,
-)
-from compiler.kernels.builder import (
-    cast,
-    clamp,
-    i32,
-    lanes,
-    let,
-    local,
-    pick,
-    power_of_two_runs,
-    shuffle,
-    splat,
-    store,
-)
-from compiler.kernels.isa import Expr, Isa
-from compiler.kernels.rows import Rows
-from compiler.network import Activation, Conv, DepthToSpace, Residual, Tensor
+from calib.qparams import F32, requantize_multiplier, uint8_multiplier
+from compiler.kernels.isa import Isa
+from compiler.network import Activation, Conv, DepthToSpace, Tensor
 from compiler.reference import residual_multiplier
 
 STREAM_BYTES = 16 << 20  # outputs larger than this do not stay in the caches anyway
-Accumulator = Callable[[int, int], Expr]  # (vector, pixel) -> 2^shift acc
 LINE = 16  # float32 in a cache line
-SAFE = float(2**30)  # |v| below this needs no clamp before its conversion to int32
 
 
 @dataclass(frozen=True)
@@ -184,198 +160,3 @@ def value_bound(e: Epilogue) -> float:
             v += 256.0 * float(r)
         v *= 1.001
     return v
-
-
-def emit(
-    e: Epilogue,
-    acc: Accumulator,
-    pixels: int,
-    y: Expr,
-    x: Expr,
-    constants: Mapping[str, Expr],
-    residuals: Mapping[str, Rows],
-    output: Output,
-    vectors: range,
-) -> None:
-    """Emits the epilogue of some vectors of `pixels` pixels from (y, x)."""
-    values: dict[tuple[int, int], Expr] = {}
-    rows = {name: r.slot(y) for name, r in residuals.items()}
-
-    def value(v: int, p: int) -> Expr:
-        if (v, p) not in values:
-            values[v, p] = _value(e, acc(v, p), v, constants, residuals, rows, x + p)
-        return values[v, p]
-
-    if e.in_order:
-        _store_in_order(e, value, pixels, y, x, output, vectors)
-    else:
-        _store_segments(e, value, pixels, y, x, output, vectors)
-
-
-def _value(
-    e: Epilogue,
-    acc: Expr,
-    v: int,
-    constants: Mapping[str, Expr],
-    residuals: Mapping[str, Rows],
-    rows: dict[str, Expr],
-    x: Expr,
-) -> Expr:
-    """The float32 value of vector v at pixel x, or the integer one where the output is bytes."""
-    n = e.isa.lanes
-    here = lanes(i32(v * n), n)
-    z = let(cast("float32", n, acc) * constants["scale"][here])
-    for i, step in enumerate(e.conv.steps):
-        if isinstance(step, Activation):
-            alpha = constants.get(f"alpha{i}")
-            z = let(_activate(z, step, alpha[here] if alpha is not None else None, n))
-        else:
-            r = residual_multiplier(e.residuals[step.tensor].q.scale, e.out)
-            centred = _residual(e, v, residuals[step.tensor], rows[step.tensor], x, step)
-            z = let(
-                T.call_llvm_pure_intrin(
-                    f"float32x{n}", "llvm.fma", centred, splat(float(r), "float32", n), z
-                )
-            )
-    if e.out.kind == "float32":
-        return z
-    return let(_integer(e, z, n))
-
-
-def _activate(z: Expr, step: Activation, alpha: Expr | None, n: int) -> Expr:
-    slope = splat(float(step.alpha.flat[0]), "float32", n) if alpha is None else alpha
-    if step.alpha.min() >= 0 and step.alpha.max() <= 1:
-        return T.max(z, z * slope)
-    return T.Select(z >= splat(0, "float32", n), z, z * slope)
-
-
-def _residual(e: Epilogue, v: int, rows: Rows, slot: Expr, x: Expr, step: Residual) -> Expr:
-    """float32(q_r - z_r) of the lanes of vector v at pixel x."""
-    n = e.isa.lanes
-    if e.block == 1:
-        stored = rows.buffer[slot, lanes(rows.layout.at(x, v * n), n)]
-    else:  # lanes in another order than the channels
-        order = (e.order + [0] * n)[v * n : v * n + n]
-        scratch = local((n,), rows.buffer.dtype)
-        for lane, channel in enumerate(order):
-            store(scratch, rows.buffer[slot, rows.layout.at(x, channel)], [lane])
-        stored = scratch[lanes(i32(0), n)]
-    zero = e.residuals[step.tensor].q.zero_point + e.isa.offset
-    return cast("float32", n, cast("int32", n, stored) - splat(zero, "int32", n))
-
-
-def _integer(e: Epilogue, z: Expr, n: int) -> Expr:
-    """The stored integer of v in int32, saturated later: clamp(rne(v) + z) + offset."""
-    if e.out.kind == "uint8":
-        zero, lo, hi = 0, 0, UINT8_MAX
-    else:
-        zero, lo, hi = e.out.q.zero_point, INT8_MIN, INT8_MAX
-    if value_bound(e) >= SAFE:
-        z = clamp(z, splat(lo - zero, "float32", n), splat(hi - zero, "float32", n))
-    shift = zero + (e.isa.offset if e.out.kind == "int8" else 0)
-    q = e.isa.round(z)
-    return q + splat(shift, "int32", n) if shift else q
-
-
-@dataclass(frozen=True)
-class Output:
-    """Where an epilogue stores: `rows` of the network's own layout, or the graph's output buffer.
-
-    The graph's output is float32 [1, C, H, W] or uint8 [1, H, W, C].
-    """
-
-    rows: Rows | None
-    buffer: Expr = None
-    streaming: bool = False  # float32 goes past the caches; every vector is aligned
-
-
-def _store_in_order(
-    e: Epilogue,
-    value: Callable[[int, int], Expr],
-    pixels: int,
-    y: Expr,
-    x: Expr,
-    output: Output,
-    vectors: range,
-) -> None:
-    assert output.rows is not None
-    slot, layout = output.rows.slot(y), output.rows.layout
-    for p in range(pixels):
-        for start, count in power_of_two_runs(len(vectors), 4):
-            first = vectors.start + start
-            packed = _pack(e, [value(first + i, p) for i in range(count)])
-            whole = count * e.isa.lanes
-            used = min(whole, layout.channels - first * e.isa.lanes)
-            for at, n in power_of_two_runs(used, whole):
-                part = packed if n == whole else shuffle([packed], range(at, at + n))
-                index = layout.at(x + p, first * e.isa.lanes + at)
-                store(output.rows.buffer, part, [slot, lanes(index, n)])
-
-
-def _pack(e: Epilogue, vectors: list[Expr]) -> Expr:
-    """Saturates int32 vectors to bytes, side by side."""
-    n = e.isa.lanes * len(vectors)
-    joined = shuffle(vectors, range(n)) if len(vectors) > 1 else vectors[0]
-    unsigned = e.out.kind == "uint8" or e.isa.bytes_dot
-    lo, hi, dtype = (0, 255, "uint8") if unsigned else (-128, 127, "int8")
-    return cast(dtype, n, clamp(joined, splat(lo, "int32", n), splat(hi, "int32", n)))
-
-
-def _store_segments(
-    e: Epilogue,
-    value: Callable[[int, int], Expr],
-    pixels: int,
-    y: Expr,
-    x: Expr,
-    output: Output,
-    vectors: range,
-) -> None:
-    n, lane = e.isa.lanes, 0
-    packs: dict[tuple[int, int], Expr] = {}
-
-    def source(v: int, p: int) -> Expr:
-        if e.out.kind == "float32":
-            return value(v, p)
-        if (v, p) not in packs:
-            packs[v, p] = let(_pack(e, [value(v, p)]))
-        return packs[v, p]
-
-    for part in e.parts:
-        width = len(part.channels)
-        if lane // n not in vectors:
-            lane += width
-            continue
-        where = [(p, lane + j) for p in range(pixels) for j in range(width)]
-        for start, count in power_of_two_runs(len(where), n):
-            used = where[start : start + count]
-            keys = sorted({(index // n, p) for p, index in used})
-            picks = [(keys.index((index // n, p)), index % n) for p, index in used]
-            vector = let(pick([source(*key) for key in keys], n, picks))
-            _store_run(e, part, vector, y, x, start, count, output)
-        lane += width
-
-
-def _store_run(
-    e: Epilogue,
-    part: Segment,
-    vector: Expr,
-    y: Expr,
-    x: Expr,
-    start: int,
-    count: int,
-    output: Output,
-) -> None:
-    """Stores `count` elements of a segment from element `start` of the run that begins at x."""
-    row = y * e.block + part.row
-    if output.rows is not None:
-        index = lanes(output.rows.layout.at(x * e.block) + start, count)
-        store(output.rows.buffer, vector, [output.rows.slot(row), index])
-    elif e.out.kind == "float32":
-        column = x * e.block + start
-        if output.streaming and count == e.isa.lanes:
-            address = T.address_of(output.buffer[0, part.plane, row, column])
-            T.evaluate(e.isa.stream(address, vector))
-        else:
-            store(output.buffer, vector, [0, part.plane, row, lanes(column, count)])
-    else:
-        store(output.buffer, vector, [0, row, 0, lanes(x * len(part.channels) + start, count)])

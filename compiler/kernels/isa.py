@@ -1,9 +1,8 @@
 """Instruction sets: one small table of vector operations each.
 
 A kernel is written once against this table, in vectors of `lanes` 32-bit integers. The operations
-are LLVM IR functions that are always inlined. Their additions and multiplications carry neither
-`nsw` nor `nuw`: integers wrap modulo 2^32 here, and LLVM must not conclude otherwise (TVM's own
-int32 arithmetic is marked `nsw`, so no sum that may wrap is written with it).
+are LLVM IR functions (`ir`) that wrap modulo 2^32; TVM's own int32 arithmetic is marked `nsw`, so
+no sum that may wrap is written with it.
 
 Words: an operand of `dot` is a 32-bit word of 2 int16 (`dot16`) or 4 bytes (`dot8`: unsigned
 activations times signed weights). dot(acc, a, b)[l] = acc[l] + sum_i a[l].i * b[l].i mod 2^32.
@@ -11,12 +10,15 @@ activations times signed weights). dot(acc, a, b)[l] = acc[l] + sum_i a[l].i * b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import tvm
 from tvm import tirx as tir
 from tvm.tirx.script import builder as T  # noqa: N812
+
+from compiler.kernels import ir
 
 Expr = Any  # a tvm.tirx expression; the package has no types
 
@@ -32,7 +34,6 @@ class Isa:
         registers: vector registers.
         bytes_dot: `dot8` exists. Activations are then stored as unsigned bytes q + 128.
         rounds: the intrinsic for int32(rne(v)), |v| < 2^31.
-        dot16: LLVM IR of the body of dot16, in terms of the vector type V.
     """
 
     name: str
@@ -41,7 +42,6 @@ class Isa:
     registers: int
     bytes_dot: bool
     rounds: str
-    dot16: str
 
     @property
     def offset(self) -> int:
@@ -63,9 +63,17 @@ class Isa:
         """TVM's target for this instruction set."""
         return tvm.target.Target({"kind": "llvm", "mcpu": self.cpu})
 
+    def product16(self, a: Expr, b: Expr) -> Expr:
+        """a0 b0 + a1 b1 in each lane, for words of two int16."""
+        return T.call_pure_extern(self.vector, "vacc_product16", a, b)
+
     def dot16_(self, acc: Expr, a: Expr, b: Expr) -> Expr:
         """acc + a0 b0 + a1 b1 in each lane, for words of two int16."""
         return T.call_pure_extern(self.vector, "vacc_dot16", acc, a, b)
+
+    def dot16_at(self, acc: Expr, address: Expr, b: Expr) -> Expr:
+        """`dot16_` with the word at an address in every lane."""
+        return T.call_extern(self.vector, "vacc_dot16_at", acc, address, b)
 
     def dot8_(self, acc: Expr, a: Expr, b: Expr) -> Expr:
         """acc + sum of four products of an unsigned and a signed byte in each lane."""
@@ -89,6 +97,16 @@ class Isa:
         """Stores a float32 vector past the caches, to an address aligned to the vector."""
         return T.call_extern("void", "vacc_stream", address, v)
 
+    def narrow(self, vectors: Sequence[Expr], zero: int, dtype: str) -> Expr:
+        """clamp(v + zero) to int8 or uint8 of one to four int32 vectors, side by side."""
+        n, count = self.lanes, len(vectors)
+        four = [vectors[i % count] for i in range(4)]
+        zeros = T.broadcast(tir.const(zero, "int16"), 2 * n)
+        packed = T.call_pure_extern(f"{dtype}x{4 * n}", f"vacc_narrow_{dtype}", *four, zeros)
+        if count == 4:
+            return packed
+        return tir.Shuffle([T.bind(packed)], [tir.const(i, "int32") for i in range(count * n)])
+
     def round(self, v: Expr) -> Expr:
         """int32(rne(v)) for |v| < 2^31."""
         return T.call_llvm_pure_intrin(self.vector, self.rounds, *self._rounds_arguments(v))
@@ -104,67 +122,16 @@ class Isa:
     def llvm(self) -> str:
         """LLVM IR of the operations above."""
         n = self.lanes
-        binary = "".join(_function(f"vacc_{op}", n, 2, f"%r = {op} V %a, %b") for op in _WRAPPING)
-        dots = _function("vacc_dot16", n, 3, self.dot16)
-        if self.bytes_dot:
-            dots += _function("vacc_dot8", n, 3, _VPDPBUSD)
-        stream = _STREAM.format(lanes=n, size=4 * n)
-        return _DECLARATIONS[self.name].replace("V ", f"<{n} x i32> ") + binary + dots + stream
+        return ir.wrapping(n) + ir.dots(n, self.bytes_dot) + ir.narrow(n) + ir.stream(n)
 
-
-_WRAPPING = ("add", "sub", "mul")
-
-
-def _function(name: str, lanes: int, arity: int, body: str) -> str:
-    """An always inlined LLVM function over vectors; the parameters are named as in the body."""
-    arguments = ", ".join(f"V %{p}" for p in ("acc", "a", "b")[-arity:])
-    head = f"define linkonce_odr V @{name}({arguments}) alwaysinline nounwind"
-    text = f"{head} {{\n{body}\nret V %r\n}}\n"
-    half = f"<{2 * lanes} x i16>"
-    return text.replace("HALF", half).replace("V ", f"<{lanes} x i32> ")
-
-
-_STREAM = """
-define linkonce_odr void @vacc_stream(ptr %p, <{lanes} x float> %v) alwaysinline nounwind {{
-store <{lanes} x float> %v, ptr %p, align {size}, !nontemporal !0
-ret void
-}}
-!0 = !{{i32 1}}
-"""
-_VPMADDWD = """
-%x = bitcast V %a to HALF
-%y = bitcast V %b to HALF
-%m = call V @{0}(HALF %x, HALF %y)
-%r = add V %m, %acc"""
-_VPDPWSSD = "%r = call V @llvm.x86.avx512.vpdpwssd.512(V %acc, V %a, V %b)"
-_VPDPBUSD = "%r = call V @llvm.x86.avx512.vpdpbusd.512(V %acc, V %a, V %b)"
-_MADD128, _MADD256 = "llvm.x86.sse2.pmadd.wd", "llvm.x86.avx2.pmadd.wd"
-_MADD512 = "llvm.x86.avx512.pmaddw.d.512"
-_DECLARATIONS = {
-    "portable": f"declare V @{_MADD128}(<8 x i16>, <8 x i16>)\n",
-    "avx2": f"declare V @{_MADD256}(<16 x i16>, <16 x i16>)\n",
-    "avx512": f"declare V @{_MADD512}(<32 x i16>, <32 x i16>)\n",
-    "vnni": "declare V @llvm.x86.avx512.vpdpwssd.512(V , V , V )\n"
-    "declare V @llvm.x86.avx512.vpdpbusd.512(V , V , V )\n",
-}
 
 _CVT512 = "llvm.x86.avx512.mask.cvtps2dq.512"
 ISAS: dict[str, Isa] = {
     isa.name: isa
     for isa in (
-        Isa(
-            "portable", "x86-64", 4, 16, False, "llvm.x86.sse2.cvtps2dq", _VPMADDWD.format(_MADD128)
-        ),
-        Isa(
-            "avx2",
-            "x86-64-v3",
-            8,
-            16,
-            False,
-            "llvm.x86.avx.cvt.ps2dq.256",
-            _VPMADDWD.format(_MADD256),
-        ),
-        Isa("avx512", "x86-64-v4", 16, 32, False, _CVT512, _VPMADDWD.format(_MADD512)),
-        Isa("vnni", "icelake-server", 16, 32, True, _CVT512, _VPDPWSSD),
+        Isa("portable", "x86-64", 4, 16, False, "llvm.x86.sse2.cvtps2dq"),
+        Isa("avx2", "x86-64-v3", 8, 16, False, "llvm.x86.avx.cvt.ps2dq.256"),
+        Isa("avx512", "x86-64-v4", 16, 32, False, _CVT512),
+        Isa("vnni", "icelake-server", 16, 32, True, _CVT512),
     )
 }

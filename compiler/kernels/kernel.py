@@ -9,10 +9,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.kernels.epilogue import Output
 from compiler.kernels.isa import Expr
 from compiler.kernels.rows import Rows
 from compiler.kernels.schedule import Stage
+from compiler.kernels.stores import Output
 
 Constants = Mapping[str, NDArray[np.generic]]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compiler.kernels.algebra import INT16_MAX, POINTS, prove, transform
@@ -17,6 +17,7 @@ def correlate(d: np.ndarray, w: np.ndarray, m: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("m", SIZES)
+@settings(deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_the_result_is_the_factor_times_the_correlation(m: int, seed: int) -> None:
     t, rng = transform(m), np.random.default_rng(seed)

@@ -1,0 +1,127 @@
+"""Where a fused epilogue stores: the network's own rows or the graph's output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tvm.tirx.script import builder as T  # noqa: N812
+
+from compiler.kernels.builder import lanes, let, pick, power_of_two_runs, shuffle, store
+from compiler.kernels.epilogue import Epilogue, Segment
+from compiler.kernels.isa import Expr
+from compiler.kernels.rows import Rows
+
+Value = Callable[[int, int], Expr]  # (vector, pixel) -> float32, or int32 before saturation
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where an epilogue stores: `rows` of the network's own layout, or the graph's output buffer.
+
+    The graph's output is float32 [1, C, H, W] or uint8 [1, H, W, C].
+    """
+
+    rows: Rows | None
+    buffer: Expr = None
+    streaming: bool = False  # float32 goes past the caches; every vector is aligned
+
+
+def in_order(
+    e: Epilogue,
+    value: Value,
+    pixels: int,
+    y: Expr,
+    x: Expr,
+    output: Output,
+    vectors: range,
+) -> None:
+    """Stores the vectors of some pixels of an int8 tensor, lane by lane."""
+    assert output.rows is not None
+    n, slot, layout = e.isa.lanes, output.rows.slot(y), output.rows.layout
+    whole = len(vectors) * n == layout.channels  # the pixels touch
+    together = [(p, v) for p in range(pixels) for v in vectors]
+    runs = [together] if whole else [[(p, v) for v in vectors] for p in range(pixels)]
+    for run in runs:
+        for start, count in power_of_two_runs(len(run), 4):
+            p, v = run[start]
+            packed = _pack(e, [value(w, q) for q, w in run[start : start + count]])
+            used = count * n if whole else min(count * n, layout.channels - v * n)
+            for at, length in power_of_two_runs(used, count * n):
+                part = packed if length == count * n else shuffle([packed], range(at, at + length))
+                index = layout.at(x + p, v * n + at)
+                store(output.rows.buffer, part, [slot, lanes(index, length)])
+
+
+def _pack(e: Epilogue, vectors: list[Expr]) -> Expr:
+    """Adds the stored zero to int32 vectors and saturates them to bytes, side by side."""
+    unsigned = e.out.kind == "uint8" or e.isa.bytes_dot
+    zero = 0 if e.out.kind == "uint8" else e.out.q.zero_point + e.isa.offset
+    return let(e.isa.narrow(vectors, zero, "uint8" if unsigned else "int8"))
+
+
+def segments(
+    e: Epilogue,
+    value: Value,
+    pixels: int,
+    y: Expr,
+    x: Expr,
+    output: Output,
+    vectors: range,
+) -> None:
+    """Stores the segments that begin in `vectors`, each over a run of pixels."""
+    n, lane = e.isa.lanes, 0
+    most = 1 if e.out.kind == "float32" else 4  # pixels whose values fit one vector
+    sources = [range(p, p + count) for p, count in power_of_two_runs(pixels, most)]
+    made: dict[tuple[int, int], Expr] = {}
+
+    def source(v: int, s: int) -> Expr:
+        if (v, s) not in made:
+            part = [value(v, p) for p in sources[s]]
+            made[v, s] = part[0] if e.out.kind == "float32" else _pack(e, part)
+        return made[v, s]
+
+    for part in e.parts:
+        width = len(part.channels)
+        if lane // n not in vectors:
+            lane += width
+            continue
+        where = [
+            ((index // n, s), (p - pixel.start) * n + index % n)
+            for s, pixel in enumerate(sources)
+            for p in pixel
+            for index in range(lane, lane + width)
+        ]
+        for start, count in power_of_two_runs(len(where), n if most == 1 else 4 * n):
+            used = where[start : start + count]
+            keys = sorted({key for key, _ in used})
+            picks = [(keys.index(key), at) for key, at in used]
+            vector = let(pick([source(*key) for key in keys], n, picks))
+            _store_run(e, part, vector, y, x, start, count, output)
+        lane += width
+
+
+def _store_run(
+    e: Epilogue,
+    part: Segment,
+    vector: Expr,
+    y: Expr,
+    x: Expr,
+    start: int,
+    count: int,
+    output: Output,
+) -> None:
+    """Stores `count` elements of a segment from element `start` of the run that begins at x."""
+    row = y * e.block + part.row
+    if output.rows is not None:
+        index = lanes(output.rows.layout.at(x * e.block) + start, count)
+        store(output.rows.buffer, vector, [output.rows.slot(row), index])
+    elif e.out.kind == "float32":
+        column = x * e.block + start
+        if output.streaming and count == e.isa.lanes:
+            address = T.address_of(output.buffer[0, part.plane, row, column])
+            T.evaluate(e.isa.stream(address, vector))
+        else:
+            store(output.buffer, vector, [0, part.plane, row, lanes(column, count)])
+    else:
+        store(output.buffer, vector, [0, row, 0, lanes(x * len(part.channels) + start, count)])
