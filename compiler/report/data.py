@@ -23,7 +23,7 @@ from compiler.report.layers import ChannelRanges, LayerRow, TensorRow
 from compiler.report.speed import Speed
 from compiler.scaling import pad_tensor
 from compiler.spec import Spec
-from compiler.stats import NetworkStats
+from compiler.stats import NetworkStats, network_stats
 from compiler.target import Target
 
 PROBE = 4  # calibration images that give a tile each, for the noise of every layer
@@ -122,7 +122,14 @@ def collect(build: Build) -> ReportData:
         speed=Speed.of(build.figures, build.manifest["host"]),
         counts=build.counts,
         floats=floats,
-        layers=layers.layer_rows(floats, build.counts, build.table, histograms, noise, sensitivity),
+        layers=layers.layer_rows(
+            floats,
+            network_stats(floats, build.engine.main_size),  # recovery may have added layers
+            build.table,
+            histograms,
+            noise,
+            sensitivity,
+        ),
         tensors=layers.tensor_rows(
             floats,
             build.table,

@@ -21,6 +21,7 @@ from compiler.errors import BundleError, NotBitExactError
 from compiler.progress import Reporter, silent
 from compiler.recovery import auto
 from compiler.spec import Verify
+from tests import graphs
 from tests.compiler.conftest import photograph, tiny_spec
 
 DETERMINISTIC = {
@@ -316,3 +317,14 @@ def test_calibrate_mode_auto_takes_the_method_of_least_output_error(
     best = min(errors, key=lambda label: float(errors[label]))
     methods = {result.table[name].method for name in result.table}
     assert methods == {"bytes", best.split()[0]}
+
+
+def test_a_layer_that_recovery_adds_is_built_and_reported(tmp_path: Path) -> None:
+    path = tiny_spec(tmp_path, backend__quantize__split_residuals=True)
+    wide = graphs.bicubic_plusplus(3, channels=16)
+    (tmp_path / "tiny.onnx").write_bytes(wide.model().SerializeToString())
+    result = pipeline.run(spec.load(path), silent(), out=tmp_path / "out")
+    assert result.net is not None
+    assert len(result.net.convs) == len(result.stats.layers) + 1
+    page = (built(result) / "measured" / "report.html").read_text()
+    assert f"{result.net.convs[0].name}_residual" in page
