@@ -209,6 +209,11 @@ def test_errors_page_is_what_the_code_says() -> None:
 # --- commands, links ---
 
 
+def test_every_verb_is_on_the_page() -> None:
+    on_page = {row[0].strip("`"): row[1] for row in rows("commands.md")}
+    assert on_page == {verb.name: verb.summary for verb in VERBS.values()}
+
+
 def commands() -> list[tuple[str, str]]:
     """(place, line) of every command in a console block."""
     return [
@@ -235,7 +240,7 @@ def test_every_module_and_make_target_that_is_named_exists() -> None:
         text = page.read_text(encoding="utf-8")
         for name in re.findall(r"(?:\$ |`)make ([a-z-]+)", text):
             assert name in targets, f"{page.name}: make {name}"
-        for name in re.findall(r"python -m (compiler\.\w+)", text):
+        for name in re.findall(r"python -m (compiler\.[a-z]+)", text):
             known = name.removeprefix("compiler.") in VERBS
             assert known or name == "compiler.explain", f"{page.name}: {name}"
 
