@@ -214,7 +214,7 @@ def _resize(reader: Chains, node: onnx.NodeProto) -> None:
 
 def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
     values = {a.name: get_attribute_value(a) for a in node.attribute}
-    return {k: v.decode() if isinstance(v, bytes) else v for k, v in values.items()}
+    return {k: v.decode(errors="replace") if isinstance(v, bytes) else v for k, v in values.items()}
 
 
 def _pair(values: list[int]) -> Size:
