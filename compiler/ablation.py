@@ -187,13 +187,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--hr", nargs="+", type=Path, required=True, metavar="DIR", help="ground truths, by set"
     )
-    result.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY.PATH=VALUE",
-        help="replace a value of the spec in every variant (repeatable)",
-    )
+    cli.with_overrides(result, "replace a value of the spec in every variant (repeatable)")
     result.add_argument(
         "--peers", action="store_true", help="NNCF and ONNX Runtime on the same images"
     )

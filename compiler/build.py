@@ -25,13 +25,7 @@ def parser() -> argparse.ArgumentParser:
     stages = ("model", "calibrate", "quantize", "compile", "verify", "bundle")
     result.add_argument("spec", type=Path, metavar="SPEC", help="a build spec, see configs/")
     result.add_argument("--out", type=Path, metavar="DIR", help="parent of the bundle's directory")
-    result.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY.PATH=VALUE",
-        help="replace a value of the spec (repeatable)",
-    )
+    cli.with_overrides(result, "replace a value of the spec (repeatable)")
     result.add_argument("--fresh", action="store_true", help="ignore results of earlier builds")
     result.add_argument("--until", choices=stages, default=stages[-1], help="stop after a stage")
     return cli.with_output(result, "what was built and measured")

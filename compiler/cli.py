@@ -57,6 +57,13 @@ def with_output(parser: argparse.ArgumentParser, writes: str = "") -> argparse.A
     return parser
 
 
+def with_overrides(parser: argparse.ArgumentParser, meaning: str) -> None:
+    """Adds --set KEY.PATH=VALUE, see `yaml_source.override`."""
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY.PATH=VALUE", help=meaning
+    )
+
+
 def with_plot(parser: argparse.ArgumentParser) -> None:
     """Adds --plot FILE, see `write_plot`."""
     parser.add_argument(

@@ -183,13 +183,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="KEY=A,B",
         help="values to try; a key without a dot belongs to backend.quantize",
     )
-    result.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY.PATH=VALUE",
-        help="replace a value of the spec in every variant (repeatable)",
-    )
+    cli.with_overrides(result, "replace a value of the spec in every variant (repeatable)")
     result.add_argument(
         "--images", type=cli.count, default=IMAGES, metavar="N", help=f"at most N, default {IMAGES}"
     )

@@ -42,12 +42,8 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "path", type=Path, metavar="SPEC_OR_BUNDLE", help="a build spec, or a bundle's directory"
     )
-    result.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY.PATH=VALUE",
-        help="what if: a figure of the target (hardware.NAME=VALUE) or a value of the spec",
+    cli.with_overrides(
+        result, "what if: a figure of the target (hardware.NAME=VALUE) or a value of the spec"
     )
     result.add_argument("--svg", type=Path, metavar="FILE", help="draw the roofline")
     return cli.with_output(result, "all figures")
