@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import metadata
@@ -121,8 +121,15 @@ class Engine:
 
         return self.libraries.get(key, ".so", produce)
 
+    def kernels(self) -> Mapping[str, str]:
+        """The kernel of every operator of the main library, and how it is proved exact."""
+        from compiler.library import layer_kernels
+
+        layers = layer_kernels(self.main_net, self.main_size, self.host)
+        return {layer.name: layer.kernel for layer in layers}
+
     def library(self, net: Network, size: Size) -> Library:
-        """`library_path`, loaded."""
+        """`library_path`, loaded. It ends before a softmax (`Network.on_host`)."""
         path = self.library_path(net, size)
         if path not in self._loaded:
             from compiler.library import load_library
@@ -148,7 +155,8 @@ class Engine:
     def run_int8(self, x: F32) -> F32:
         """The compiled library with float32 ends, at x's size."""
         net = self.variant("float32", "float32")
-        return self.library(net, (x.shape[2], x.shape[3]))(x).astype(np.float32, copy=False)
+        y = self.library(net, (x.shape[2], x.shape[3]))(x)
+        return net.on_host(y).astype(np.float32, copy=False)
 
     def run_golden(self, x: F32) -> F32:
         """The golden model, float32 [1, C, H, W] in and out."""

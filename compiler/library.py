@@ -55,6 +55,17 @@ class LibraryInfo:
     compile_s: float
 
 
+def layer_kernels(net: Network, size: Size, host: Host) -> tuple[LayerInfo, ...]:
+    """How every operator of `net` is lowered for one image size; compiles nothing."""
+    return _layers(chains(net, size, host))
+
+
+def _layers(parts: list[Chain]) -> tuple[LayerInfo, ...]:
+    return tuple(
+        LayerInfo(k.stage.name, k.choice, i) for i, p in enumerate(parts) for k in p.kernels
+    )
+
+
 def build_library(
     net: Network,
     size: Size,
@@ -81,7 +92,7 @@ def build_library(
     return LibraryInfo(
         host.isa,
         host.threads,
-        tuple(LayerInfo(k.stage.name, k.choice, i) for i, p in enumerate(parts) for k in p.kernels),
+        _layers(parts),
         _workspace_bytes(parts),
         sum(c.nbytes for p in parts for c in p.constants),
         path.stat().st_size,

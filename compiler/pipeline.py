@@ -70,6 +70,7 @@ class Result:
     accuracy: Accuracy | None = None
     latency: Latency | None = None
     library: Path | None = None
+    kernels: Mapping[str, str] = field(default_factory=dict)
     bundle: Path | None = None
     fp32: onnx.ModelProto | None = None
     calibrated_on: frozenset[str] = frozenset()
@@ -113,7 +114,7 @@ def run(
     with clock("compile"):
         engine = Engine(file.spec, loaded.fp32, net, site.host, site.store, seen)
         library = _compile(site, engine)
-    result = replace(result, library=library)
+    result = replace(result, library=library, kernels=engine.kernels())
     if until == "compile":
         return result
     with clock("verify"):
@@ -182,7 +183,7 @@ def _model(site: _Site) -> _Model:
     shape = {name: tuple(dims) for name, dims in frontend.shape.items()}
     loaded = model.load(stages.onnx_file(frontend, shape, site.store), shape)
     with reporter.busy("simplifying the graph"):
-        fp32 = stages.simplified(loaded, site.store, reporter)
+        fp32 = stages.with_head(stages.simplified(loaded, site.store, reporter), site.file)
     floats = fusion.fuse(fp32)
     stages.require_operators(fp32, site.target)
     return _Model(fp32, floats, stats.network_stats(floats, _main_size(site.file)))
@@ -246,7 +247,7 @@ def _bundle(site: _Site, loaded: _Model, c: _Calibration, engine: Engine, result
             temporary,
             engine,
             texts={
-                "network.json": json.dumps(loaded.counts.to_json(), indent=2) + "\n",
+                "network.json": _network_json(loaded.counts, result.kernels),
                 "calibration.json": result.table.to_json(),
                 "equalization.json": equalize.to_json(c.scales),
                 "accuracy.json": _accuracy_json(result.accuracy, photos),
@@ -330,6 +331,11 @@ def _latency(engine: Engine) -> Latency:
         x = np.rint(x[0].transpose(1, 2, 0)[None] * 255).astype(np.uint8)
     run_library = engine.library(net, size)
     return latency.measure({"library": lambda: run_library(x)}, BENCH_RUNS)["library"]
+
+
+def _network_json(counts: NetworkStats, kernels: Mapping[str, str]) -> str:
+    """The layers' work, and the kernels of the library with their proofs."""
+    return json.dumps(counts.to_json() | {"kernels": dict(kernels)}, indent=2) + "\n"
 
 
 def _accuracy_json(result: Accuracy, photos: PhotoSet) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -15,7 +16,7 @@ from compiler.stats import NetworkStats
 if TYPE_CHECKING:
     from compiler.pipeline import Result
 
-MOST_LAYERS = 8
+MOST_LAYERS, MOST_KERNELS = 8, 12
 
 
 def show_accuracy(reporter: Reporter, name: str, result: Accuracy) -> None:
@@ -66,6 +67,8 @@ def show_build(reporter: Reporter, spec: Spec, result: Result) -> None:
     reporter.table(_layers(counts))
     if result.table is not None:
         reporter.table(_thresholds(result.table))
+    if result.kernels:
+        reporter.table(_kernels(result.kernels))
     if result.accuracy is not None:
         show_accuracy(reporter, spec.name, result.accuracy)
     if result.latency is not None:
@@ -91,6 +94,18 @@ def build_json(spec: Spec, result: Result) -> dict[str, Any]:
         "latency": result.latency.to_json() if result.latency else None,
         "seconds": {stage: round(s, 2) for stage, s in result.seconds.items()},
     }
+
+
+def _kernels(kernels: Mapping[str, str]) -> Table:
+    """The kernel of every operator; how much of each bound its proof of exactness uses."""
+    shown = Table(title="kernels", title_justify="left")
+    for column in ("operator", "kernel"):
+        shown.add_column(column)
+    for name, kernel in list(kernels.items())[:MOST_KERNELS]:
+        shown.add_row(name, kernel)
+    if len(kernels) > MOST_KERNELS:
+        shown.add_row("...", f"{len(kernels) - MOST_KERNELS} more, see network.json")
+    return shown
 
 
 def _layers(counts: NetworkStats) -> Table:
