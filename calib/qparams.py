@@ -212,3 +212,25 @@ def fma(a: F32, b: F32 | np.float32, c: F32) -> F32:
         towards = np.where((error > 0) == (total > 0), 1, -1)
         odd = np.where(even, bits + towards, bits)
         return odd.view(np.float64).astype(np.float32)
+
+
+def softmax(x: F32) -> F32:
+    """exp(x - max) / sum over the channels, in binary32: what the host does behind a network.
+
+    Difference, exponential, sum and quotient are rounded once each; the sum grows channel by
+    channel. The exponential is that of binary64, rounded: binary32's differs between processors.
+
+    Args:
+        x: binary32 [N, C, H, W].
+    Returns:
+        binary32 of the same shape, in [0, 1]; NaN at pixels that hold a NaN or +infinity, or
+        nothing but -infinity.
+    """
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        shifted = x - x.max(axis=1, keepdims=True)
+        powers = np.exp(shifted.astype(np.float64)).astype(np.float32)
+        total = powers[:, :1].copy()
+        for c in range(1, x.shape[1]):
+            total += powers[:, c : c + 1]
+        answer: F32 = powers / total
+    return answer

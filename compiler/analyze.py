@@ -87,7 +87,8 @@ def analyze(bundle: Bundle, pairs: Sequence[Pair], reporter: Reporter) -> Analys
 
     def drop(activations: frozenset[str], layers: frozenset[str]) -> float:
         session = mixed.session(floats, engine.net, activations, layers, engine.host.threads)
-        return float(np.mean([image.drop_db(session.run(image.x)) for image in images]))
+        answers = (engine.net.on_host(session.run(image.x)) for image in images)
+        return float(np.mean([i.drop_db(y) for i, y in zip(images, answers, strict=True)]))
 
     everything = frozenset(floats.rounding_points)
     parts = _parts(floats)

@@ -39,7 +39,7 @@ def load(path: str | PathLike[str]) -> Callable[[Array], Array]:
         variant = engine.variant("float32", kind)
         padded = scaling.pad_tensor(x, engine.scaling)
         y = engine.library(variant, (padded.shape[2], padded.shape[3]))(padded)
-        return _cropped(y, x, engine)
+        return _cropped(variant.on_host(y), x, engine)
 
     return net
 

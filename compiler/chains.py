@@ -28,6 +28,7 @@ class Chains:
         names: tensor of the graph to tensor of the network.
         uses: how many nodes read a tensor of the graph.
         chains: output of a growing chain to its index in `ops`.
+        softmax: whether the graph ends in a Softmax of what `ops` compute.
     """
 
     def __init__(self, graph: onnx.GraphProto) -> None:
@@ -62,6 +63,7 @@ class Chains:
         ]
         self.chains: dict[str, int] = {}  # output of a growing chain -> its index in ops
         self.labels: set[str] = set()
+        self.softmax = False
 
     def network(self) -> FloatNetwork:
         """The network, once all nodes are read."""
@@ -77,6 +79,7 @@ class Chains:
             self.channels,
             self.input.name,
             self.names[self.output.name],
+            self.softmax,
         )
         self._check_output(net)
         return net

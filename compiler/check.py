@@ -57,7 +57,7 @@ def judge(path: Path) -> Verdict:
     more = [error for error in refusals if not _about_any(error.key, faulty)]
     reasons = [_reason(error) for error in (*reading.faults, *more)]
     if not any(reason.key.startswith(_NETWORK_KEYS) for reason in reasons):
-        reasons += _network_reasons(reading.file)
+        reasons += [r for r in _network_reasons(reading.file) if r not in reasons]
     reasons.sort(key=lambda reason: reason.line or 0)
     return Verdict(
         str(path),
@@ -80,7 +80,9 @@ def _network_reasons(file: SpecFile) -> tuple[Reason, ...]:
     shape = {name: tuple(dims) for name, dims in frontend.shape.items()}
     try:
         graph = simplify.supported(model.load(checkpoint, shape))
-        stages.require_operators(graph, targets.load(file))
+        stages.require_operators(stages.with_head(graph, file), targets.load(file))
+    except SpecError as error:
+        return (_reason(error),)
     except ModelError as error:
         line = file.document.line(("frontend", "checkpoint"))
         message = f"{error.where}: {error.what}" if error.where else error.what

@@ -32,6 +32,7 @@ class FloatNetwork:
         channels: number of channels of every tensor.
         float_tensors: the graph input, and the output with what only moves towards it: all others
             are quantized to int8.
+        softmax: whether the answer is the softmax of `output`; calibration and recovery end before.
     """
 
     name: str
@@ -39,6 +40,7 @@ class FloatNetwork:
     channels: Mapping[str, int] = field(hash=False)
     input: str
     output: str
+    softmax: bool = False
 
     @property
     def quantize_input(self) -> QuantizeInput:

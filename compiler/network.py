@@ -199,13 +199,28 @@ class Layered(Protocol):
 
 @dataclass(frozen=True)
 class Network:
-    """Operators in topological order; the first is the `QuantizeInput`; one input, one output."""
+    """Operators in topological order; the first is the `QuantizeInput`; one input, one output.
+
+    Attributes:
+        output: where the integer network, its library and its trace end.
+        softmax: whether the answer is the softmax of that, computed on the host.
+    """
 
     name: str
     ops: tuple[Op, ...]
     tensors: Mapping[str, Tensor] = field(hash=False)
     input: str
     output: str
+    softmax: bool = False
+
+    def on_host(self, y: NDArray[Any]) -> NDArray[Any]:
+        """The network's answer to what the library gives: its softmax, or that itself."""
+        return qparams.softmax(y) if self.softmax else y
+
+    @property
+    def logits(self) -> Network:
+        """What the library computes: the network without its softmax."""
+        return replace(self, softmax=False)
 
     @property
     def quantize_input(self) -> QuantizeInput:
@@ -312,8 +327,15 @@ def with_io(net: Network, input_kind: Kind, output_kind: Kind, table: I8 | None)
         output_kind: float32 or uint8.
         table: int8 [C, 256], Quantize(process_ops(u)) of each byte; needed for a uint8 input only.
     Raises:
-        CapabilityError: a uint8 input without a table.
+        CapabilityError: a uint8 input without a table, or a uint8 output before a softmax.
     """
+    if output_kind == "uint8" and net.softmax:
+        raise CapabilityError(
+            "the network ends in a softmax, whose answer is float32; 8-bit output is not defined",
+            where=f"output {net.output}",
+            fix="write backend.output.dtype: float32, and give images as float32",
+            key="backend.output.dtype",
+        )
     if input_kind == "uint8" and table is None:
         raise CapabilityError(
             "a uint8 input needs pre-processing that maps each byte alone; this one mixes channels",

@@ -212,6 +212,16 @@ def _resize(reader: Chains, node: onnx.NodeProto) -> None:
     reader.add(op, node, reader.channels[source])
 
 
+def _softmax(reader: Chains, node: onnx.NodeProto) -> None:
+    """The head: no operator of the integer network, which ends at its input."""
+    if _attributes(node).get("axis", -1) not in (1, -3):
+        raise unsupported(node, "only a Softmax over the channels (axis 1) is defined")
+    if node.output[0] != reader.output.name or reader.uses[node.output[0]] != 1:
+        raise unsupported(node, "a Softmax is defined only as the last operator, read by no other")
+    reader.names[node.output[0]] = reader.tensor(node, 0)
+    reader.softmax = True
+
+
 def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
     values = {a.name: get_attribute_value(a) for a in node.attribute}
     return {k: v.decode(errors="replace") if isinstance(v, bytes) else v for k, v in values.items()}
@@ -252,4 +262,5 @@ READERS: dict[str, Callable[[Chains, onnx.NodeProto], None]] = {
     "Concat": _concat,
     "MaxPool": _max_pool,
     "Resize": _resize,
+    "Softmax": _softmax,
 }

@@ -41,7 +41,7 @@ IR_VERSION = 10
 
 
 def write_float(net: FloatNetwork) -> onnx.ModelProto:
-    """The float network as ONNX; tensors keep their names."""
+    """The float network as ONNX, without its softmax; tensors keep their names."""
     return _Writer(net.name, net.input, net.output, net.channels).write(net.ops, {})
 
 
@@ -49,11 +49,12 @@ def write(net: Network) -> onnx.ModelProto:
     """The integer network as a QDQ model: float32 in and out, per-channel int8 weights."""
     channels = {name: t.channels for name, t in net.tensors.items()}
     scales = {name: t.q for name, t in net.tensors.items() if t.kind == "int8"}
-    return _Writer(net.name, net.input, net.output, channels).write(net.ops, scales)
+    writer = _Writer(net.name, net.input, net.output, channels)
+    return writer.write(net.ops, scales, softmax=net.softmax)
 
 
 def write_mixed(net: FloatNetwork, scales: Mapping[str, QParams]) -> onnx.ModelProto:
-    """The float network with only some rounding points quantized, for analysis."""
+    """The float network with only some rounding points quantized, without its softmax."""
     return _Writer(net.name, net.input, net.output, net.channels).write(net.ops, scales)
 
 
@@ -72,7 +73,11 @@ class _Writer:
         self.floats = {graph_input: graph_input}
 
     def write(
-        self, ops: tuple[Op | FloatOp, ...], scales: Mapping[str, QParams]
+        self,
+        ops: tuple[Op | FloatOp, ...],
+        scales: Mapping[str, QParams],
+        *,
+        softmax: bool = False,
     ) -> onnx.ModelProto:
         self.node_names.update(op.name for op in ops)
         for op in ops:
@@ -83,6 +88,8 @@ class _Writer:
                     self.conv(op, scales)
                 case _:
                     self.move(op)
+        if softmax:
+            self.softmax()
         ports = [(self.input, "height", "width"), (self.output, "output_height", "output_width")]
         graph_input, graph_output = (
             helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, self.channels[name], h, w])
@@ -205,6 +212,14 @@ class _Writer:
             return self.node("Relu", [value], result)
         return self.node("LeakyRelu", [value], result, alpha=float(step.alpha[0]))
 
+    def softmax(self) -> None:
+        """The head behind what was the output until now."""
+        logits, channels = self.output, self.channels[self.output]
+        self.output = self.fresh(f"{logits}_softmax")
+        self.channels = {**self.channels, self.output: channels}
+        self.declare(logits, channels)
+        self.node("Softmax", [self.floats[logits]], self.output, axis=1)
+
     def move(self, op: Move) -> None:
         inputs = [self.floats[name] for name in op.inputs]
         self.floats[op.output] = op.output
@@ -262,7 +277,7 @@ def read(model: onnx.ModelProto) -> Network:
         for op in net.ops
     )
     tensors = tensor_types(net, points)
-    return Network(net.name, ops, tensors, net.input, net.output)
+    return Network(net.name, ops, tensors, net.input, net.output, net.softmax)
 
 
 def _normalized(model: onnx.ModelProto) -> str:

@@ -49,7 +49,7 @@ def quantize(
             ops.append(_integer_conv(op, tensors[op.input].q, weights[op.name]))
         else:
             ops.append(op)
-    result = Network(net.name, tuple(ops), tensors, net.input, net.output)
+    result = Network(net.name, tuple(ops), tensors, net.input, net.output, net.softmax)
     prove_int32(result)
     return result
 

@@ -36,7 +36,7 @@ _BAND_BYTES = 1 << 26  # of im2col columns at a time
 
 
 def run(net: Network, x: Array) -> Array:
-    """The network's answer to one input.
+    """The network's answer to one input, its softmax included.
 
     Args:
         x: float32 [1, C, H, W], or uint8 [1, H, W, C] where the network takes frames.
@@ -49,11 +49,12 @@ def run(net: Network, x: Array) -> Array:
     for name, value in trace(net, x):
         values[name] = value
     y = values[net.output]
-    return (y.transpose(1, 2, 0) if net.output_tensor.kind == "uint8" else y)[None]
+    answer = (y.transpose(1, 2, 0) if net.output_tensor.kind == "uint8" else y)[None]
+    return net.on_host(answer)
 
 
 def trace(net: Network, x: Array) -> Iterator[tuple[str, Array]]:
-    """Every tensor of the network in topological order, as (name, [C, H, W])."""
+    """Every tensor of the integer network in topological order, as (name, [C, H, W])."""
     frames = net.input_tensor.kind == "uint8"
     values: Values = {net.input: x[0].transpose(2, 0, 1) if frames else x[0]}
     sizes(net, (values[net.input].shape[1], values[net.input].shape[2]))

@@ -23,6 +23,7 @@ __all__ = ["Spec", "SpecFile", "at", "check", "load", "read"]
 
 Dtype = Literal["float32", "uint8"]
 Protocol = Literal["standard", "vendor"]
+SOFTMAX = "softmax"  # the one head of `graph.extra_ops` that is built
 AUTO = "auto"  # the calibrate_mode that tries all methods, see `compiler.recovery.auto`
 _RANGELESS = ("max", "kl_divergence", "mse", AUTO)  # methods that take no calibrate_range
 _Side = Annotated[int, Field(ge=1, le=1 << 16)]
@@ -299,7 +300,8 @@ def _idle_keys(spec: Spec) -> tuple[KeyPath, ...]:
     quantize, graph = spec.backend.quantize, spec.graph
     if "calibrate_range" in quantize.model_fields_set and quantize.calibrate_mode in _RANGELESS:
         idle.append(("backend", "quantize", "calibrate_range"))
-    if graph and graph.extra_ops and graph.extra_ops.type is None and graph.extra_ops.params:
+    head = graph.extra_ops if graph else None
+    if head and head.type in (None, SOFTMAX) and head.params:
         idle.append(("graph", "extra_ops", "params"))
     if set(spec.verify.metrics) != {"psnr", "ssim"}:
         idle.append(("verify", "metrics"))  # both are measured in any case

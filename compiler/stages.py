@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from calib.images import ProcessOp, pointwise_table
 from calib.methods import Method, method
 from calib.table import CalibrationTable
 from compiler import bundle, calibrate, dataset, model, qdq, simplify, store, torchscript
+from compiler import target as targets
 from compiler.calibrate import Observed
 from compiler.dataset import PhotoSet
 from compiler.errors import SpecError, UnsupportedOperatorError
@@ -57,6 +58,37 @@ def simplified(loaded: model.LoadedModel, kept: Store, reporter: Reporter) -> on
         path.write_bytes(result.proto.SerializeToString(deterministic=True))
 
     return onnx.load_model_from_string(kept.get(key, ".onnx", produce).read_bytes())
+
+
+def with_head(fp32: onnx.ModelProto, file: SpecFile) -> onnx.ModelProto:
+    """The graph with the head that the spec appends (`graph.extra_ops`), where it has none.
+
+    Raises:
+        CapabilityError: the answer is a softmax, and the spec asks for 8-bit output.
+    """
+    output = fp32.graph.output[0]
+    ends_in = next((n.op_type for n in fp32.graph.node if output.name in n.output), "")
+    if ends_in != "Softmax" and not targets.appends_softmax(file.spec):
+        return fp32
+    if refusal := targets.softmax_of_bytes(file):
+        raise refusal
+    return fp32 if ends_in == "Softmax" else _softmax_behind(fp32)
+
+
+def _softmax_behind(fp32: onnx.ModelProto) -> onnx.ModelProto:
+    result = onnx.ModelProto()
+    result.CopyFrom(fp32)
+    graph = result.graph
+    taken = {name for node in graph.node for name in (*node.input, *node.output, node.name)}
+    logits = graph.output[0].name
+    name = f"{logits}_softmax"
+    while name in taken:
+        name += "_"
+    if logits not in {info.name for info in graph.value_info}:
+        graph.value_info.append(graph.output[0])
+    graph.output[0].name = name
+    graph.node.append(onnx.helper.make_node("Softmax", [logits], [name], name=name, axis=1))
+    return result
 
 
 def require_operators(fp32: onnx.ModelProto, target: Target) -> None:
@@ -203,13 +235,15 @@ def integer(
     recipe: Recipe,
 ) -> tuple[Network, CalibrationTable]:
     """The integer network and its final thresholds, from the store where they are known."""
+    logits = replace(floats, softmax=False)  # what thresholds and weights are chosen by
     if not recipe.needs_samples:
-        return integer_network(floats, table, observed.histograms, Samples(()), recipe)
+        net, final = integer_network(logits, table, observed.histograms, Samples(()), recipe)
+        return replace(net, softmax=floats.softmax), final
 
     def produce(path: Path) -> None:
         inputs.reporter.detail(f"weights: {recipe.rounding}; threshold search: {recipe.search}")
         with inputs.reporter.busy("weights and thresholds"):
-            net, final = integer_network(floats, table, observed.histograms, inputs.samples, recipe)
+            net, final = integer_network(logits, table, observed.histograms, inputs.samples, recipe)
         proto = qdq.write(net).SerializeToString(deterministic=True)
         text = final.to_json().encode()
         path.write_bytes(len(text).to_bytes(8, "little") + text + proto)
@@ -218,4 +252,5 @@ def integer(
     data = inputs.kept.get(key, ".integer", produce).read_bytes()
     end = 8 + int.from_bytes(data[:8], "little")
     net = qdq.read(onnx.load_model_from_string(data[end:]))
-    return net, CalibrationTable.from_json(data[8:end].decode())
+    final = CalibrationTable.from_json(data[8:end].decode())
+    return replace(net, softmax=floats.softmax), final

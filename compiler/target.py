@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from calib.errors import WorkbenchError
 from compiler import yaml_source
 from compiler.errors import CapabilityError, FrontendError, SpecError
-from compiler.spec import SpecFile, at
+from compiler.spec import SOFTMAX, Spec, SpecFile, at
 
 TARGETS = Path(__file__).parents[1] / "configs" / "targets"
 
@@ -261,12 +261,34 @@ def _precision(judged: _Judged) -> SpecError | None:
     return None
 
 
-def _head(judged: _Judged) -> SpecError | None:
-    graph = judged.file.spec.graph
-    if graph is None or graph.extra_ops is None or graph.extra_ops.type is None:
+def appends_softmax(spec: Spec) -> bool:
+    """Whether the spec asks for a softmax behind the network."""
+    return _head_kind(spec) == SOFTMAX
+
+
+def softmax_of_bytes(file: SpecFile) -> CapabilityError | None:
+    """The refusal of 8-bit output of a network that ends in a softmax, where the spec asks it."""
+    if file.spec.backend.output.dtype != "uint8":
         return None
-    kind = graph.extra_ops.type
-    why = "is float32 arithmetic after the library" if kind == "softmax" else "is no int8 operator"
+    return CapabilityError(
+        "the network ends in a softmax, whose answer is float32; 8-bit output is not defined",
+        fix="write `output: {dtype: float32}`",
+        **at(file.document, "backend", "output", "dtype"),
+    )
+
+
+def _head_kind(spec: Spec) -> str | None:
+    extra = spec.graph.extra_ops if spec.graph else None
+    return extra.type if extra else None
+
+
+def _head(judged: _Judged) -> SpecError | None:
+    kind = _head_kind(judged.file.spec)
+    if kind is None:
+        return None
+    if kind == SOFTMAX:
+        return softmax_of_bytes(judged.file)
+    why = "is no int8 operator"
     if "nms" in kind.lower():
         why = "selects boxes (non-maximum suppression), which is no int8 operator"
     return CapabilityError(

@@ -4,6 +4,7 @@ golden/input.npy            float32 [1, C, 48, 64], values in [0, 1]
 golden/quantized_input.npy  int8 [C, 48, 64], what the first operator sees
 golden/output.npy           float32 [C, 48 r, 64 r], the answer with a float32 output
 golden/output_uint8.npy     uint8 [1, 48 r, 64 r, C], the answer with a uint8 output
+                            (none of a network that ends in a softmax; the others end before it)
 golden/main.json            digest of the answer at the size of mod.so, to the input tiled to it
 golden/README.md            the same in words
 """
@@ -45,6 +46,11 @@ input channels, K output channels, and scales by r.
 The input of main.json is input.npy repeated downwards and to the right, cut to `input_shape`; where
 that is uint8, it is rne(255 x) with the channels last.
 """
+_SOFTMAX = """\
+
+This network ends in a softmax, which the host computes: the vectors end before it, and there is no
+output_uint8.npy.
+"""
 
 
 def small_input(channels: int) -> NDArray[np.float32]:
@@ -76,11 +82,13 @@ def write(folder: Path, engine: Engine) -> None:
         if name in (net.ops[0].output, net.output):
             label = "output" if name == net.output else "quantized_input"
             np.save(folder / f"{label}.npy", value)
-    frames = engine.variant("float32", "uint8")
-    np.save(folder / "output_uint8.npy", reference.run(frames, x))
+    if not net.softmax:
+        frames = engine.variant("float32", "uint8")
+        np.save(folder / "output_uint8.npy", reference.run(frames, x))
     main = json.dumps(_main_vector(engine, x), indent=2) + "\n"
     (folder / _MAIN).write_text(main, encoding="utf-8")
-    (folder / "README.md").write_text(_README, encoding="utf-8")
+    readme = _README + (_SOFTMAX if net.softmax else "")
+    (folder / "README.md").write_text(readme, encoding="utf-8")
 
 
 def check(folder: Path, engine: Engine) -> int:
@@ -100,7 +108,7 @@ def check(folder: Path, engine: Engine) -> int:
         raise _damaged(folder, str(error)) from error
     if not right:
         raise _damaged(folder, f"input.npy is {x.dtype} {list(x.shape)}")
-    if not np.array_equal(reference.run(engine.net, x)[0], small):
+    if not np.array_equal(reference.run(engine.net.logits, x)[0], small):
         raise _different(folder / "output.npy", "the golden model of qdq.onnx")
     found = _main_vector(engine, x)
     if found != expected:

@@ -310,7 +310,18 @@ CASES: dict[str, Case] = {
         (("capability", "backend.quantize.skip_conv_layers", "every layer in int8"),),
     ),
     # heads
-    "softmax": head("softmax", "'softmax'"),
+    "softmax": Case({"graph": {"extra_ops": {"type": "softmax"}}}),
+    "softmax_params": Case(
+        {"graph": {"extra_ops": {"type": "softmax", "params": {"axis": 1}}}},
+        no_effect=("graph.extra_ops.params",),
+    ),
+    "softmax_of_bytes": Case(
+        {
+            "graph": {"extra_ops": {"type": "softmax"}},
+            "backend.output": {"dtype": "uint8"},
+        },
+        (("capability", "backend.output.dtype", "ends in a softmax"),),
+    ),
     "yolov5_nms": head("yolov5_nms", "'yolov5_nms'", num_classes=80, anchor=[10, 13], strides=[8]),
     "retinaface_nms": head("retinaface_nms", "non-maximum suppression", nms_threshold=0.4),
     # inputs
@@ -347,13 +358,13 @@ CASES: dict[str, Case] = {
     "alibrate_mode_and_more": Case(
         {
             "backend.quantize": {"alibrate_mode": "max"},
-            "graph": {"extra_ops": {"type": "softmax"}},
+            "graph": {"extra_ops": {"type": "yolov5_nms"}},
             "frontend.type": "keras",
         },
         (
             ("frontend", "frontend.type", "keras"),
             ("unknown-key", "backend.quantize.alibrate_mode", "did you mean 'calibrate_mode'"),
-            ("capability", "graph.extra_ops.type", "'softmax'"),
+            ("capability", "graph.extra_ops.type", "'yolov5_nms'"),
         ),
     ),
     "unknown_mode": Case(
