@@ -104,8 +104,15 @@ def pick(sources: Sequence[Expr], width: int, picks: Sequence[tuple[int, int]]) 
 
 
 def shuffle(vectors: Sequence[Expr], indices: Sequence[int]) -> Expr:
-    """Elements of the concatenated vectors, by index."""
-    return tir.Shuffle(list(vectors), [i32(i) for i in indices])
+    """Elements of the concatenated vectors, by index; more than there are where some repeat."""
+    total = sum(lane_count(v) for v in vectors)
+    enough = list(vectors) * -(-len(indices) // total)  # TVM wants no more indices than elements
+    return tir.Shuffle(enough, [i32(i) for i in indices])
+
+
+def lane_count(value: Expr) -> int:
+    """Lanes of a vector, 1 for a scalar."""
+    return int(str(value.ty).partition("x")[2] or 1)
 
 
 def power_of_two_runs(count: int, longest: int) -> Iterator[tuple[int, int]]:

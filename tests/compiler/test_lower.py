@@ -183,3 +183,12 @@ def test_the_same_network_gives_the_same_library(tmp_path: Path) -> None:
 
 def test_first_operator_is_the_quantizer() -> None:
     assert isinstance(bicubic_plusplus(2).ops[0], QuantizeInput)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_run_of_bytes_longer_than_the_last_vector(isa: str) -> None:
+    """A pixel shuffle into bytes picks more elements than the vector of the last pixel holds."""
+    b = Builder(3, seed=1)
+    b.conv(24, kernel=(1, 1))
+    b.depth_to_space(2)
+    check(b.network("uint8"), 3, 5, isa, threads=1)
