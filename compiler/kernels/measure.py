@@ -12,7 +12,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T  # noqa: N812
 
 from compiler.host import Host
-from compiler.kernels.builder import i32, lanes, let, local, serial, splat, store
+from compiler.kernels.builder import i32, lanes, let, register, serial, splat, store
 from compiler.kernels.chain import Chain
 from compiler.kernels.isa import ISAS, Isa
 from compiler.library import compile_module, set_threads
@@ -93,14 +93,13 @@ def _peak_function(
         out = T.arg("sums", T.buffer((threads, tile * n), "int32"))
         helpers = tvm.ir.StringImm(isa.llvm)
         with T.attr(i32(0), "pragma_import_llvm", helpers), T.parallel(threads) as thread:
-            sums = local((tile * n,), "int32")
-            here = [lanes(i32(i * n), n) for i in range(tile)]
-            for at in here:
-                store(sums, splat(0, "int32", n), [at])
+            sums, whole = [register(n) for _ in range(tile)], lanes(i32(0), n)
+            for total in sums:
+                store(total, splat(0, "int32", n), [whole])
             with serial(REPEATS), serial(DEPTH) as k:
-                a = let(words[thread, k, lanes(i32(0), n)])
-                for at in here:
-                    store(sums, dot(sums[at], a, a), [at])
-            for at in here:
-                store(out, sums[at], [thread, at])
+                a = let(words[thread, k, whole])
+                for total in sums:
+                    store(total, dot(total[whole], a, a), [whole])
+            for i, total in enumerate(sums):
+                store(out, total[whole], [thread, lanes(i32(i * n), n)])
     return builder.get()
