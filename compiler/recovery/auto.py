@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import onnx
 
 from calib.methods import KlDivergence, Max, Method, Mse, Percentile
 from calib.qparams import F32
@@ -41,13 +42,17 @@ def output_errors(
 def _output_error(
     net: FloatNetwork, table: CalibrationTable, samples: Samples, wanted: Sequence[F32]
 ) -> float:
-    scales = {name: table[name].qparams for name in net.rounding_points}
-    session = Session(qdq.write_mixed(net, scales), optimize=False)
+    session = Session(unrounded(net, table), optimize=False)
     errors = [
         np.mean((session.run(tile)[0].astype(np.float64) - y) ** 2)
         for tile, y in zip(samples.tiles, wanted, strict=True)
     ]
     return float(np.mean(errors))
+
+
+def unrounded(net: FloatNetwork, table: CalibrationTable) -> onnx.ModelProto:
+    """The network with its activations quantized, its weights not."""
+    return qdq.write_mixed(net, {name: table[name].qparams for name in net.rounding_points})
 
 
 def label(method: Method) -> str:

@@ -13,7 +13,7 @@ from calib.table import CalibrationTable
 from compiler import qdq
 from compiler.floatnet import FloatNetwork
 from compiler.network import Network
-from compiler.recovery import equalize, gptq, sensitivity
+from compiler.recovery import auto, equalize, gptq, sensitivity
 from compiler.recovery.equalize import Equalization
 from compiler.recovery.gptq import Rounded
 from compiler.recovery.samples import Samples
@@ -81,17 +81,12 @@ def integer_network(
             return start
         return search(net, model, start, histograms, samples, symmetric=recipe.symmetric)
 
-    table = searched(lambda t: _unrounded(net, t), table)
+    table = searched(lambda t: auto.unrounded(net, t), table)
     rounded = _rounded(net, table, samples, recipe)
     final = searched(lambda t: qdq.write(rounded.network(t)), table)
     if final.to_json() != table.to_json():
         rounded = _rounded(net, final, samples, recipe)
     return rounded.network(final), final
-
-
-def _unrounded(net: FloatNetwork, table: CalibrationTable) -> onnx.ModelProto:
-    """The network with its activations quantized, its weights not."""
-    return qdq.write_mixed(net, {name: table[name].qparams for name in net.rounding_points})
 
 
 def _rounded(
