@@ -20,10 +20,9 @@ def wrapping(lanes: int) -> str:
 
 
 def dots(lanes: int, vnni: bool) -> str:
-    """vacc_product16(a, b), vacc_dot16(acc, a, b), vacc_dot16_at(acc, pointer, b), vacc_dot8."""
+    """vacc_dot16(acc, a, b), vacc_dot16_at(acc, pointer, b), vacc_dot8(acc, a, b)."""
     product = _MADD.replace("MADD", _MADDS[lanes])
     text = f"declare V @{_MADDS[lanes]}(HALF, HALF)\n"
-    text += _function("vacc_product16", lanes, "ab", product)
     if vnni:
         text += "declare V @llvm.x86.avx512.vpdpbusd.512(V, V, V)\n"
         text += _function("vacc_dot16", lanes, ("acc", "a", "b"), _VPDPWSSD)

@@ -63,10 +63,6 @@ class Isa:
         """TVM's target for this instruction set."""
         return tvm.target.Target({"kind": "llvm", "mcpu": self.cpu})
 
-    def product16(self, a: Expr, b: Expr) -> Expr:
-        """a0 b0 + a1 b1 in each lane, for words of two int16."""
-        return T.call_pure_extern(self.vector, "vacc_product16", a, b)
-
     def dot16_(self, acc: Expr, a: Expr, b: Expr) -> Expr:
         """acc + a0 b0 + a1 b1 in each lane, for words of two int16."""
         return T.call_pure_extern(self.vector, "vacc_dot16", acc, a, b)

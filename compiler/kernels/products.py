@@ -10,8 +10,9 @@ frequency, since a vector of U must then serve more tiles.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,14 +20,24 @@ from tvm import tirx as tir
 from tvm.tirx.script import builder as T  # noqa: N812
 
 from compiler.kernels.algebra import Transform
-from compiler.kernels.builder import i32, lanes, let, register, reinterpret, serial, store
+from compiler.kernels.builder import i32, lanes, let, register, reinterpret, serial, splat, store
 from compiler.kernels.isa import Expr, Isa
 from compiler.kernels.linear import Vector
 
 WIDEST = 3  # vectors of a block that holds one frequency
 
+RUN = 2  # words of input channels between which other work may be emitted
+
 # Gets (j, [i], tile, vector, sums): finished sums of one frequency, or of all i of a column.
 Keep = Callable[[Expr, list[Expr], Expr, Expr, list[Vector]], None]
+Sums = list[list[list[Expr]]]  # registers of a block: [i][tile][vector]
+
+
+class Between(Protocol):
+    """Other work, emitted between the runs of dot products of a block."""
+
+    def emit(self, vector: Expr, j: Expr, slot: int, slots: int) -> None:
+        """Emits what belongs after run `slot` of the `slots` of a block."""
 
 
 @dataclass(frozen=True)
@@ -84,16 +95,24 @@ class Products:
         split = padded.reshape(n // f, f, n, -1, v, lanes_, self.words, 2)
         return split.transpose(3, 2, 0, 6, 1, 4, 5, 7).reshape(-1)
 
-    def emit(self, V: Expr, constants: Mapping[str, Expr], keep: Keep) -> None:
-        """Emits all blocks.
+    def emit(
+        self,
+        V: Expr,
+        first_j: Expr,
+        vectors: range,
+        constants: Mapping[str, Expr],
+        keep: Keep,
+        between: Between | None = None,
+    ) -> None:
+        """Emits the blocks of some vectors, in order.
 
         Args:
-            V: int32 buffer [j, i, tile, word].
+            V: int32 buffer [j, i, tile, word], read from `first_j`.
             constants: `U`, the packed weights of every group, and `start` int32 [2, lanes].
         """
         n, block = self.t.n, self.block
         with (
-            serial(self.vectors // block.vectors) as v,
+            serial(len(vectors) // block.vectors) as v,
             serial(n * n // block.frequencies) as f,
             serial(self.tiles // block.tiles) as b,
         ):
@@ -101,51 +120,54 @@ class Products:
                 j, rows = f, [i32(i) for i in range(n)]
             else:
                 j, rows = let(T.floordiv(f, n)), [let(T.floormod(f, n))]
-            tile, vector = let(b * block.tiles), let(v * block.vectors)
-            base = (self.first + vector) * (n * n) + f * block.frequencies * block.vectors
-            sums = self._sums(V, constants["U"], let(base * self.words), j, rows, tile)
-            self._add_bias(sums, constants["start"], j, rows, self.first + vector)
+            tile, vector = let(b * block.tiles), let(vectors.start + v * block.vectors)
+            base = let((vector * (n * n) + f * block.frequencies * block.vectors) * self.words)
+            sums = self._start(constants["start"], j, rows, vector)
+            runs = [range(k, min(k + RUN, self.words)) for k in range(0, self.words, RUN)]
+            for run in [range(self.words)] if between is None else runs:
+                self._add(sums, V, constants["U"], base, run, let(first_j + j), rows, tile)
+                if between is not None and (run.stop < self.words or len(runs) == 1):
+                    between.emit(vector, j, run.start // RUN, max(1, len(runs) - 1))
             for p in range(block.tiles):
                 for w in range(block.vectors):
-                    keep(j, rows, tile + p, vector + w, [let(row[p][w]) for row in sums])
+                    sum_ = [let(row[p][w][lanes(i32(0), self.isa.lanes)]) for row in sums]
+                    keep(j, rows, tile + p, vector - self.first + w, sum_)
 
-    def _sums(
-        self, V: Expr, U: Expr, base: Expr, j: Expr, rows: list[Expr], tile: Expr
-    ) -> list[list[list[Vector]]]:
-        """The sums of one block, [i][tile][vector]; `base` is its first vector of U."""
-        isa, n, block = self.isa, self.isa.lanes, self.block
-        whole = lanes(i32(0), n)
+    def _start(self, start: Expr, j: Expr, rows: list[Expr], vector: Expr) -> Sums:
+        """New sums: the bias at the frequency of the points (1, 1), zero elsewhere."""
+        n, block, unit = self.isa.lanes, self.block, self.t.unit
         tiles, vectors = range(block.tiles), range(block.vectors)
         sums = [[[register(n) for _ in vectors] for _ in tiles] for _ in rows]
+        at_unit = unit if self.by_column else 0
+        here = let(T.Select(tir.all(rows[at_unit] == unit, j == unit), i32(1), i32(0)))
+        for v in vectors:
+            bias = let(start[here, lanes((vector + v) * n, n)])
+            for i, row in enumerate(sums):
+                for tile in row:
+                    first = bias if i == at_unit else splat(0, "int32", n)
+                    store(tile[v], first, [lanes(i32(0), n)])
+        return sums
 
-        def terms(k: Expr) -> Iterator[tuple[Expr, Expr, Vector]]:
-            for i, row in enumerate(rows):
-                for v in vectors:
-                    at = base + (k * block.frequencies + i) * block.vectors + v
-                    u = let(reinterpret(isa.vector, U[lanes(at * 2 * n, 2 * n)]))
-                    for p in tiles:
-                        yield sums[i][p][v], V[j, row, tile + p, k], u
-
-        for acc, word, u in terms(i32(0)):
-            store(acc, isa.product16(T.broadcast(word, n), u), [whole])
-        with serial(self.words - 1) as k:
-            for acc, word, u in terms(let(k + 1)):
-                store(acc, isa.dot16_at(acc[whole], T.address_of(word), u), [whole])
-        return [[[acc[whole] for acc in tile_] for tile_ in row] for row in sums]
-
-    def _add_bias(
+    def _add(
         self,
-        sums: list[list[list[Vector]]],
-        start: Expr,
+        sums: Sums,
+        V: Expr,
+        U: Expr,
+        base: Expr,
+        run: range,
         j: Expr,
         rows: list[Expr],
-        vector: Expr,
+        tile: Expr,
     ) -> None:
-        """The bias enters at the frequency of the points (1, 1)."""
-        unit, n = self.t.unit, self.isa.lanes
-        i = unit if self.by_column else 0
-        here = let(T.Select(tir.all(rows[i] == unit, j == unit), i32(1), i32(0)))
-        for v in range(self.block.vectors):
-            bias = let(start[here, lanes((vector + v) * n, n)])
-            for tile in sums[i]:
-                tile[v] = self.isa.add(tile[v], bias)
+        """Adds the products of a run of words; `base` is the block's first vector of U."""
+        isa, n, block = self.isa, self.isa.lanes, self.block
+        whole = lanes(i32(0), n)
+        with serial(len(run)) as step:
+            k = let(step + run.start)
+            for i, row in enumerate(rows):
+                for v in range(block.vectors):
+                    at = base + (k * block.frequencies + i) * block.vectors + v
+                    u = let(reinterpret(isa.vector, U[lanes(at * 2 * n, 2 * n)]))
+                    for p in range(block.tiles):
+                        acc, word = sums[i][p][v], V[j, row, tile + p, k]
+                        store(acc, isa.dot16_at(acc[whole], T.address_of(word), u), [whole])

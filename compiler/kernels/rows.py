@@ -10,6 +10,7 @@ from tvm.tirx.script import builder as T  # noqa: N812
 from compiler.kernels.builder import i32, let, power_of_two_runs, serial, splat, store, when
 from compiler.kernels.isa import Expr
 
+LINE = 64  # bytes of a cache line
 SLACK = 64  # bytes after a row that a vector load may touch
 
 
@@ -34,10 +35,15 @@ class Layout:
     fill: int
 
     @property
+    def begin(self) -> int:
+        """Bytes before the border, so that pixel 0 begins a cache line."""
+        return -self.left * self.channels % LINE
+
+    @property
     def stride(self) -> int:
         """Bytes from a row to the next."""
-        used = (self.left + self.width + self.right) * self.channels + SLACK
-        return -(-used // 64) * 64
+        used = self.begin + (self.left + self.width + self.right) * self.channels + SLACK
+        return -(-used // LINE) * LINE
 
     @property
     def image_rows(self) -> int:
@@ -46,7 +52,7 @@ class Layout:
 
     def at(self, x: Expr, channel: Expr = 0) -> Expr:
         """Index of a pixel's channel inside a row; x counts from -left."""
-        return (x + self.left) * self.channels + channel
+        return x * self.channels + (self.begin + self.left * self.channels) + channel
 
 
 @dataclass(frozen=True)
@@ -67,18 +73,18 @@ class Rows:
     def fill_row(self, y: Expr) -> None:
         """Row y becomes zeros, border included: padding outside the image."""
         slot, layout = self.slot(y), self.layout
-        with serial(layout.stride // 64) as i:
+        with serial(layout.stride // LINE) as i:
             store(
                 self.buffer,
-                splat(layout.fill, self.buffer.dtype, 64),
-                [slot, T.ramp(i * 64, 1, 64)],
+                splat(layout.fill, self.buffer.dtype, LINE),
+                [slot, T.ramp(i * LINE, 1, LINE)],
             )
 
     def fill_sides(self, slot: Expr) -> None:
         """Writes the border beside a row."""
         layout = self.layout
         for first, pixels in ((0, layout.left), (layout.left + layout.width, layout.right)):
-            start = first * layout.channels
+            start = layout.begin + first * layout.channels
             for offset, n in power_of_two_runs(pixels * layout.channels, 64):
                 index = T.ramp(i32(start + offset), 1, n) if n > 1 else i32(start + offset)
                 store(self.buffer, splat(layout.fill, self.buffer.dtype, n), [slot, index])

@@ -8,8 +8,9 @@ with n^2 frequencies (i, j), n = m + 2. start is factor * b' at the frequency of
 which adds b' to every output; zero points and the stored offset are folded into b' as in `direct`.
 `algebra.prove` shows that V and U fit int16 and that 2^shift acc fits int32, so nothing is lost.
 
-`products` makes M, in register blocks; where these hold a column of frequencies, A^T follows at
-once and M is never stored.
+`inputs` makes V, `products` makes M, in register blocks. With 32 registers these hold a column of
+frequencies: A^T follows at once and M is never stored; and V of the next tiles is made between the
+products of these (`weave`).
 """
 
 from __future__ import annotations
@@ -21,29 +22,28 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx as tir
-from tvm.tirx.script import builder as T  # noqa: N812
 
 from compiler.kernels import epilogue, finish, linear
 from compiler.kernels.algebra import Proof, Transform
 from compiler.kernels.builder import (
-    cast,
     i32,
     lanes,
     let,
     local,
-    reinterpret,
     serial,
     store,
     when,
 )
 from compiler.kernels.conv import ConvKernel, folded_bias
 from compiler.kernels.epilogue import Epilogue
-from compiler.kernels.isa import Expr, Isa
+from compiler.kernels.inputs import Inputs
+from compiler.kernels.isa import Expr
 from compiler.kernels.kernel import Context
 from compiler.kernels.linear import Vector
 from compiler.kernels.products import Products
-from compiler.kernels.rows import Layout, Rows
+from compiler.kernels.rows import Layout
 from compiler.kernels.schedule import Stage
+from compiler.kernels.weave import Task, Woven
 
 WIDEST = 3  # vectors of output channels whose epilogue is emitted together, where segments allow
 
@@ -52,14 +52,18 @@ WIDEST = 3  # vectors of output channels whose epilogue is emitted together, whe
 class Winograd(ConvKernel):
     """The Winograd kernel of one conv for one image size."""
 
-    t: Transform
-    tiles: int  # neighbouring tiles computed together
+    inputs: Inputs
     groups: list[Products]
 
     @property
-    def words(self) -> int:
-        """32-bit words (two channels) of a V vector, padded to whole vectors."""
-        return _words(self.source.channels, self.isa)
+    def t(self) -> Transform:
+        """The transform."""
+        return self.inputs.t
+
+    @property
+    def tiles(self) -> int:
+        """Neighbouring tiles computed together."""
+        return self.inputs.tiles
 
     @property
     def by_column(self) -> bool:
@@ -78,17 +82,20 @@ class Winograd(ConvKernel):
         size, m = (self.height, self.width), self.t.m
         return epilogue.streams(self.epilogue, size, m * self.together, m * self.tiles)
 
+    @property
+    def ahead(self) -> bool:
+        """The input of the next tiles is transformed between the products of these."""
+        return self.inputs.copies > 1
+
     def allocate(self, rows: int) -> Mapping[str, Expr]:
         """Buffers of the transforms: columns, V, M, and half-transformed outputs."""
         t, n = self.t, self.isa.lanes
         widest = max(g.vectors for g in self.groups)
-        reach = (t.m * self.tiles + 2) * self.source.channels
-        scratch = {
-            "columns": local((t.n, -(-reach // 64) * 64 + 128), "int16"),
-            "V": local((t.n, t.n, self.tiles, self.words), "int32"),
-        }
         kept = self.tiles if self.by_column else self.together
-        scratch["half"] = local((kept * widest, t.m, t.n, n), "int32")
+        scratch = {
+            **self.inputs.allocate(),
+            "half": local((kept * widest, t.m, t.n, n), "int32"),
+        }
         if not self.by_column:
             scratch["M"] = local((t.n, t.n, self.tiles, widest, n), "int32")
         return scratch
@@ -101,37 +108,47 @@ class Winograd(ConvKernel):
                 self._tile_row(context, y)
 
     def _tile_row(self, context: Context, y: Expr) -> None:
-        source, (top, left, _, _) = context.rows[self.conv.input], self.conv.pads
+        source, top = context.rows[self.conv.input], self.conv.pads[0]
         slots = [source.slot(y - top + i) for i in range(self.t.n)]
-        span = self.t.m * self.tiles
-        with serial(-(-self.width // span)) as index:
-            x = let(T.min(index * span, i32(self.width - span)))
-            self._input(context.scratch, source, slots, self.source.at(x - left))
+        inputs = partial(self.inputs.tasks, context.scratch, source, slots)
+        count = -(-self.width // (self.t.m * self.tiles))
+        if self.ahead:
+            for task in inputs(i32(0)):
+                task.alone()
+        with serial(count) as index:
+            if not self.ahead:
+                for task in inputs(index):
+                    task.alone()
+            following = inputs(index + 1) if self.ahead else []
             for group in self.groups:
-                scratch = context.scratch
-                group.emit(scratch["V"], context.constants, partial(self._keep, scratch, group))
-                self._output(context, group, y, x)
+                for vectors, between in self._beside(group, following, index + 1 < count):
+                    group.emit(
+                        context.scratch["V"],
+                        self.inputs.first_j(index),
+                        vectors,
+                        context.constants,
+                        partial(self._keep, context.scratch, group),
+                        between,
+                    )
+                self._output(context, group, y, self.inputs.x(index))
 
-    def _input(
-        self, scratch: Mapping[str, Expr], source: Rows, slots: list[Expr], start: Expr
-    ) -> None:
-        """V = B^T d B: rows first, over contiguous elements, then columns of each tile."""
-        t, channels = self.t, self.source.channels
-        columns, V = scratch["columns"], scratch["V"]
-        wide = 2 * self.isa.lanes
-        with serial(-(-(t.m * self.tiles + 2) * channels // wide)) as k:
-            at = lanes(start + k * wide, wide)
-            d = [let(cast("int16", wide, source.buffer[slot, at])) for slot in slots]
-            for i, v in enumerate(linear.by_rows(t.BT, d, linear.int16(wide))):
-                store(columns, v, [i, lanes(k * wide, wide)])
-        wide = min(wide, 2 * self.words)
-        with serial(t.n) as i, serial(self.tiles) as tile:
-            for c in range(0, 2 * self.words, wide):
-                at = [lanes((tile * t.m + j) * channels + c, wide) for j in range(t.n)]
-                d = [let(columns[i, a]) for a in at]
-                for j, v in enumerate(linear.by_rows(t.BT, d, linear.int16(wide))):
-                    word = reinterpret(f"int32x{wide // 2}", v)
-                    store(V, word, [j, i, tile, lanes(i32(c // 2), wide // 2)])
+    def _beside(
+        self, group: Products, following: list[Task], wanted: Expr
+    ) -> list[tuple[range, Woven | None]]:
+        """The vectors of a group, and what is computed beside their products.
+
+        The first half of all vectors goes with B^T d of the next tiles, the rest with (B^T d) B.
+        """
+        mine = range(group.first, group.first + group.vectors)
+        if not following:
+            return [(mine, None)]
+        half, end = self.epilogue.vectors // 2, self.epilogue.vectors
+        parts: list[tuple[range, Woven | None]] = []
+        for task, part in zip(following, (range(half), range(half, end)), strict=True):
+            both = range(max(part.start, mine.start), min(part.stop, mine.stop))
+            if both:
+                parts.append((both, Woven(task, part, self.t.n, wanted)))
+        return parts
 
     def _keep(
         self, scratch: Mapping[str, Expr], group: Products, j: Expr, rows: list[Expr], tile: Expr,
@@ -197,13 +214,6 @@ class Winograd(ConvKernel):
         )
 
 
-def _words(channels: int, isa: Isa) -> int:
-    whole = isa.lanes
-    while whole >= channels and whole > 1:  # fewer channels than a vector of int16 holds
-        whole //= 2
-    return -(-channels // (2 * whole)) * whole
-
-
 def groups(e: Epilogue) -> list[range]:
     """Splits the vectors where no segment straddles, into at most `WIDEST` where possible."""
     n, edges, lane = e.isa.lanes, {0, e.vectors}, 0
@@ -253,4 +263,6 @@ def winograd(
         f"F({t.m}x{t.m},3x3), {tiles} tiles; uses {proof.output:.2f} of the int32 bound, "
         f"{proof.weight:.2f} and {proof.input:.2f} of int16"
     )
-    return Winograd(stage, *size, constants, choice, e, source, t, tiles, parts)
+    ahead = parts[0].by_column and e.vectors > 1
+    inputs = Inputs(e.isa, t, source, e.conv.pads[1], size[1], tiles, 2 if ahead else 1)
+    return Winograd(stage, *size, constants, choice, e, source, inputs, parts)
