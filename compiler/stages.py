@@ -211,20 +211,20 @@ def thresholds(
 
     if wish.calibrate_mode != AUTO:
         return choose(method(wish.calibrate_mode, wish.calibrate_range))
-    choices = [choose(candidate) for candidate in auto.CANDIDATES]
-    tables = [table for table, _ in choices]
 
     def produce(path: Path) -> None:
+        tables = [choose(candidate)[0] for candidate in auto.CANDIDATES]
         with inputs.reporter.busy("output error of every method"):
             path.write_text(json.dumps(auto.output_errors(floats, tables, inputs.samples)))
 
-    key = inputs.key("auto", floats, [table.to_json() for table in tables])
+    labels = [auto.label(candidate) for candidate in auto.CANDIDATES]
+    key = inputs.key("auto", floats, labels, symmetric, wish.seed)
     errors = json.loads(inputs.kept.get(key, ".json", produce).read_bytes())
-    for candidate, error in zip(auto.CANDIDATES, errors, strict=True):
-        inputs.reporter.detail(f"{auto.label(candidate)}: squared output error {error:.3g}")
+    for label, error in zip(labels, errors, strict=True):
+        inputs.reporter.detail(f"{label}: squared output error {error:.3g}")
     best = int(np.argmin(errors))
-    inputs.reporter.detail(f"calibrate_mode auto: {auto.label(auto.CANDIDATES[best])}")
-    return choices[best]
+    inputs.reporter.detail(f"calibrate_mode auto: {labels[best]}")
+    return choose(auto.CANDIDATES[best])
 
 
 def integer(

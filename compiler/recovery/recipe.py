@@ -13,11 +13,12 @@ from calib.table import CalibrationTable
 from compiler import qdq
 from compiler.floatnet import FloatNetwork
 from compiler.network import Network
-from compiler.recovery import auto, equalize, gptq, sensitivity
+from compiler.recovery import equalize, gptq, sensitivity
 from compiler.recovery.equalize import Equalization
 from compiler.recovery.gptq import Rounded
 from compiler.recovery.samples import Samples
 from compiler.recovery.search import search
+from compiler.recovery.wanted import Wanted, unrounded
 
 GPTQ_LEAVES = 0.02  # of the error of rounding to nearest, measured on Bicubic++ 2x and 3x
 
@@ -73,15 +74,16 @@ def integer_network(
     Returns:
         The integer network and the table that it uses.
     """
+    wanted = Wanted.of(net, samples) if recipe.search == "output" else None
 
     def searched(
         model: Callable[[CalibrationTable], onnx.ModelProto], start: CalibrationTable
     ) -> CalibrationTable:
-        if recipe.search == "none":
+        if wanted is None:
             return start
-        return search(net, model, start, histograms, samples, symmetric=recipe.symmetric)
+        return search(net, model, start, histograms, wanted, symmetric=recipe.symmetric)
 
-    table = searched(lambda t: auto.unrounded(net, t), table)
+    table = searched(lambda t: unrounded(net, t), table)
     rounded = _rounded(net, table, samples, recipe)
     final = searched(lambda t: qdq.write(rounded.network(t)), table)
     if final.to_json() != table.to_json():

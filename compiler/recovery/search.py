@@ -1,13 +1,13 @@
 """Thresholds by the output error itself: coordinate descent from where the method left them.
 
-The error is that of the integer network (its QDQ form in ONNX Runtime, unoptimized) against the
-float network, over the samples. Weights stay as they are; the caller rounds them again for the
+The error is that of the network with its activations quantized, its weights rounded or not, over
+the samples (`Wanted.error`). Weights stay as they are; the caller rounds them again for the
 thresholds found.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx
@@ -15,12 +15,10 @@ import onnx
 from calib import table as calib_table
 from calib.histogram import Histogram
 from calib.methods import Max
-from calib.qparams import F32
 from calib.table import CalibrationTable, TensorCalibration
 from compiler.calibrate import concat_groups
 from compiler.floatnet import FloatNetwork
-from compiler.recovery.samples import FloatValues, Samples
-from compiler.runner import Session
+from compiler.recovery.wanted import Wanted
 
 _FACTORS = (2.0**0.25, 2.0**0.125)  # of a threshold, tried up and down, coarse first
 _SWEEPS = 2
@@ -34,7 +32,7 @@ def search(
     model: Callable[[CalibrationTable], onnx.ModelProto],
     table: CalibrationTable,
     histograms: Mapping[str, Histogram],
-    samples: Samples,
+    wanted: Wanted,
     *,
     symmetric: bool,
 ) -> CalibrationTable:
@@ -50,13 +48,12 @@ def search(
     Args:
         model: the network with the activations of a table quantized, weights rounded or not.
         histograms: of every rounding point, for the ranges seen and the clipped fractions.
+        wanted: what `net` makes of the samples.
     """
-    floats = FloatValues(net, [net.output])
-    wanted = [floats.of(tile)[net.output] for tile in samples.tiles]
 
     def error(candidate: CalibrationTable) -> float:
         covered = float(np.prod([_covered(candidate[p]) for p in candidate]))
-        return _error(model(candidate), samples, wanted) / float(covered**_CAUTION)
+        return wanted.error(model(candidate)) / float(covered**_CAUTION)
 
     starts = [table, _unclipped(table, histograms, _movable(net), symmetric)]
     best, least = min(((t, error(t)) for t in starts), key=lambda start: start[1])
@@ -145,13 +142,3 @@ def _movable(net: FloatNetwork) -> list[tuple[str, ...]]:
     fixed = net.ops[0].output
     units = [next((g for g in groups if p in g), frozenset({p})) for p in net.rounding_points]
     return [tuple(sorted(unit)) for unit in dict.fromkeys(units) if fixed not in unit]
-
-
-def _error(model: onnx.ModelProto, samples: Samples, wanted: Sequence[F32]) -> float:
-    session = Session(model, optimize=False)
-    total, count = 0.0, 0
-    for tile, y in zip(samples.tiles, wanted, strict=True):
-        difference = session.run(tile)[0].astype(np.float64) - y
-        total += float((difference**2).sum())
-        count += difference.size
-    return total / count

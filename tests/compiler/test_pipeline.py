@@ -16,7 +16,7 @@ from rich.console import Console
 import compiler
 from calib.errors import WorkbenchError
 from calib.images import read_image, write_image
-from compiler import bundle, host, pipeline, qdq, reference, spec, vectors, verify
+from compiler import bundle, calibrate, host, pipeline, qdq, reference, spec, vectors, verify
 from compiler.errors import BundleError, NotBitExactError
 from compiler.progress import Reporter, silent
 from compiler.recovery import auto
@@ -317,6 +317,26 @@ def test_calibrate_mode_auto_takes_the_method_of_least_output_error(
     best = min(errors, key=lambda label: float(errors[label]))
     methods = {result.table[name].method for name in result.table}
     assert methods == {"bytes", best.split()[0]}
+
+
+def test_a_stored_choice_of_auto_computes_no_other_table(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = spec.load(tiny_spec(tiny_folder, backend__quantize__calibrate_mode="auto"))
+    first = pipeline.run(file, silent(), out=tmp_path, until="calibrate").table
+    chosen: list[str] = []
+    choose = calibrate.choose
+
+    def counted(floats, observed, method, **options):
+        chosen.append(auto.label(method))
+        return choose(floats, observed, method, **options)
+
+    monkeypatch.setattr(calibrate, "choose", counted)
+    again = pipeline.run(file, silent(), out=tmp_path, until="calibrate").table
+    assert first is not None
+    assert again is not None
+    assert again.to_json() == first.to_json()
+    assert len(chosen) == 1
 
 
 def test_a_layer_that_recovery_adds_is_built_and_reported(tmp_path: Path) -> None:

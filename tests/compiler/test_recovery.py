@@ -23,6 +23,7 @@ from compiler.recovery.recipe import Recipe, equalization, integer_network
 from compiler.recovery.samples import FloatValues, Samples, sample
 from compiler.recovery.search import search
 from compiler.recovery.split import split_residuals
+from compiler.recovery.wanted import Wanted, unrounded
 from tests.graphs import GRAPHS, Graph, bicubic_plusplus
 from tests.quantized import noise
 
@@ -233,8 +234,9 @@ def test_search_finds_the_threshold_that_was_spoiled():
     spoiled = CalibrationTable(
         {**start.tensors, name: from_range(hists[name], -narrow, narrow, "max", True)}
     )
+    wanted = Wanted.of(net, data)
     found = search(
-        net, lambda t: qdq.write(rounded.network(t)), spoiled, hists, data, symmetric=True
+        net, lambda t: qdq.write(rounded.network(t)), spoiled, hists, wanted, symmetric=True
     )
     assert found[name].high > 2 * narrow
     assert found[net.ops[0].output] == start[net.ops[0].output]
@@ -316,6 +318,19 @@ def test_the_search_leaves_the_valley_of_a_method_that_clips() -> None:
         }
     )
     rounded = gptq.nearest(net, per_channel=True, power2=False)
-    found = search(net, lambda t: qdq.write(rounded.network(t)), bad, seen, data, symmetric=True)
-    best = search(net, lambda t: qdq.write(rounded.network(t)), wide, seen, data, symmetric=True)
+    wanted = Wanted.of(net, data)
+    found = search(net, lambda t: qdq.write(rounded.network(t)), bad, seen, wanted, symmetric=True)
+    best = search(net, lambda t: qdq.write(rounded.network(t)), wide, seen, wanted, symmetric=True)
     assert found.to_json() == best.to_json()
+
+
+def test_the_error_is_a_mean_over_values_not_over_samples() -> None:
+    """A large sample weighs as much as its values, and the float network itself has no error."""
+    net = network("bicubic_plusplus")
+    small, large = samples(net, 1).tiles[0], samples(net, 1, size=(48, 40)).tiles[0]
+    coarse = unrounded(net, table(net, samples(net)))
+    sizes = (small.size, large.size)
+    single = [Wanted.of(net, Samples((tile,))).error(coarse) for tile in (small, large)]
+    both = Wanted.of(net, Samples((small, large)))
+    assert both.error(coarse) == pytest.approx(np.average(single, weights=sizes), rel=1e-12)
+    assert both.error(qdq.write_float(net)) < 1e-12

@@ -1,0 +1,50 @@
+"""The output that a quantized network should have, and how far it is from it.
+
+Both `auto` and `search` choose thresholds by this error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from calib.qparams import F32
+from calib.table import CalibrationTable
+from compiler import qdq
+from compiler.floatnet import FloatNetwork
+from compiler.recovery.samples import FloatValues, Samples
+from compiler.runner import Session
+
+
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """Samples, and the float network's output for each: float32 [C, h, w]."""
+
+    samples: Samples
+    outputs: tuple[F32, ...]
+
+    @classmethod
+    def of(cls, net: FloatNetwork, samples: Samples) -> Wanted:
+        """What `net` makes of the samples."""
+        floats = FloatValues(net, [net.output])
+        return cls(samples, tuple(floats.of(tile)[net.output] for tile in samples.tiles))
+
+    def error(self, model: onnx.ModelProto) -> float:
+        """Mean squared error of a model's output over all values of all samples.
+
+        The model runs in ONNX Runtime, unoptimized: its Q/DQ nodes round as they stand there.
+        """
+        session = Session(model, optimize=False)
+        total, count = 0.0, 0
+        for tile, wanted in zip(self.samples.tiles, self.outputs, strict=True):
+            difference = session.run(tile)[0].astype(np.float64) - wanted
+            total += float((difference**2).sum())
+            count += difference.size
+        return total / count
+
+
+def unrounded(net: FloatNetwork, table: CalibrationTable) -> onnx.ModelProto:
+    """The network with its activations quantized, its weights not."""
+    return qdq.write_mixed(net, {name: table[name].qparams for name in net.rounding_points})
