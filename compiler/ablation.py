@@ -24,7 +24,8 @@ from compiler.data import Pair
 from compiler.pipeline import Result
 from compiler.progress import Reporter, silent
 from compiler.runner import Session
-from compiler.spec import SpecFile, Verify
+from compiler.schema import Verify
+from compiler.spec import SpecFile
 from compiler.sweep import Drop, mean_drop
 
 TARGETS = ("vacc", "vacc-asym")

@@ -13,7 +13,7 @@ from typing import Any
 from compiler.crops import Crop
 from compiler.metrics import bootstrap_ci95, psnr_db, rgb_to_y, ssim
 from compiler.scaling import Image
-from compiler.spec import Gate, Protocol
+from compiler.schema import Gate, Protocol
 
 COMPETITORS = ("fp32", "int8", "bicubic")
 

@@ -27,7 +27,7 @@ from compiler import host, provenance, qdq, store, vectors
 from compiler.engine import Engine
 from compiler.errors import BundleError, ModelError
 from compiler.host import Host
-from compiler.spec import Spec
+from compiler.schema import Spec
 from compiler.store import Store
 
 FORMAT = 2

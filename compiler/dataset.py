@@ -12,7 +12,7 @@ from calib.errors import DataError
 from calib.images import list_images, read_image, read_npz
 from compiler.data import Pair
 from compiler.data import samples as shipped_samples
-from compiler.spec import Dataset
+from compiler.schema import Dataset
 from compiler.store import file_sha256
 
 Rgb = NDArray[np.uint8]

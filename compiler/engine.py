@@ -16,12 +16,12 @@ import onnx
 from calib import qparams
 from calib.images import ProcessOp, pointwise_table
 from calib.qparams import F32, I8
-from compiler import network, qdq, reference, scaling, spec, store
+from compiler import network, ports, qdq, reference, scaling, store
 from compiler.host import Host
 from compiler.network import Network, Size
 from compiler.reference import Array
 from compiler.scaling import Net, Rgb
-from compiler.spec import Spec
+from compiler.schema import Dataset, Spec
 from compiler.store import Store
 
 # TVM and ONNX Runtime are slow to import: at first use, so that --help stays quick.
@@ -56,7 +56,7 @@ class Engine:
     @property
     def ops(self) -> tuple[ProcessOp, ...]:
         """Pre-processing of the spec; that of 8-bit RGB where it names none."""
-        dataset = self.spec.dataset or spec.Dataset()
+        dataset = self.spec.dataset or Dataset()
         return tuple(dataset.process_ops)
 
     @cached_property
@@ -82,7 +82,7 @@ class Engine:
 
     def variant(self, input_kind: network.Kind, output_kind: network.Kind) -> Network:
         """The integer network with other element types at its ends."""
-        return network.with_io(self.net, input_kind, output_kind, self.frame_table)
+        return ports.with_io(self.net, input_kind, output_kind, self.frame_table)
 
     @property
     def main_net(self) -> Network:

@@ -163,3 +163,8 @@ class NotBitExactError(WorkbenchError):
     """
 
     exit_code: ClassVar[int] = 3
+
+
+def line_of(error: Exception, index: int = 0) -> str:
+    """One line of another library's message, which may have none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[index]

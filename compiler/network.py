@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from calib import qparams
 from calib.qparams import F32, I8, I32, INT8_MAX, INT8_MIN, QParams
-from compiler.errors import AccumulatorOverflowError, CapabilityError, SizeError
+from compiler.errors import AccumulatorOverflowError, SizeError
 
 Size = tuple[int, int]  # height, width
 Kind = Literal["int8", "float32", "uint8"]
@@ -97,24 +97,30 @@ class Conv(ConvChain):
 
 
 @dataclass(frozen=True, eq=False)
-class QuantizeInput:
+class _OneInput:
+    """An operator that reads one tensor."""
+
+    name: str
+    input: str
+    output: str
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The one input."""
+        return (self.input,)
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizeInput(_OneInput):
     """The graph input to int8, with the normalization that the network begins with.
 
     float32: clamp(rne((x - mean[c]) / d[c]) + z), d[c] = std[c] * s (`qparams.quantize_normalized`;
     mean 0 and std 1 is Quantize itself). uint8: `table[c, u]` (int8 [C, 256]).
     """
 
-    name: str
-    input: str
-    output: str
     table: I8 | None = None
     mean: F32 = field(default_factory=lambda: np.zeros(1, np.float32))  # [C] or [1]
     std: F32 = field(default_factory=lambda: np.ones(1, np.float32))  # [C] or [1], positive
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """The graph input."""
-        return (self.input,)
 
     @property
     def normalizes(self) -> bool:
@@ -127,19 +133,11 @@ class QuantizeInput:
 
 
 @dataclass(frozen=True)
-class DepthToSpace:
+class DepthToSpace(_OneInput):
     """PixelShuffle: [C * b * b, H, W] -> [C, H * b, W * b]; ONNX modes CRD and DCR."""
 
-    name: str
-    input: str
-    output: str
     block: int
     mode: Literal["CRD", "DCR"] = "CRD"
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """The one input."""
-        return (self.input,)
 
 
 @dataclass(frozen=True)
@@ -152,35 +150,19 @@ class Concat:
 
 
 @dataclass(frozen=True)
-class MaxPool:
+class MaxPool(_OneInput):
     """Maximum over a window; padding never wins."""
 
-    name: str
-    input: str
-    output: str
     kernel: Size
     strides: Size = (1, 1)
     pads: tuple[int, int, int, int] = (0, 0, 0, 0)
 
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """The one input."""
-        return (self.input,)
-
 
 @dataclass(frozen=True)
-class ResizeNearest:
+class ResizeNearest(_OneInput):
     """Nearest upscale by whole factors: out[y, x] = in[y // fy, x // fx]."""
 
-    name: str
-    input: str
-    output: str
     factors: Size
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """The one input."""
-        return (self.input,)
 
 
 Move = DepthToSpace | Concat | MaxPool | ResizeNearest
@@ -316,41 +298,3 @@ def prove_int32(net: Network) -> None:
                 where=f"node {conv.name}",
                 fix="split the layer's input channels, or check the bias against the weight scale",
             )
-
-
-def with_io(net: Network, input_kind: Kind, output_kind: Kind, table: I8 | None) -> Network:
-    """The same network with other element kinds at its ends.
-
-    Args:
-        input_kind: float32 ([1, C, H, W], quantized by division) or uint8 ([1, H, W, C], quantized
-            through `table`).
-        output_kind: float32 or uint8.
-        table: int8 [C, 256], Quantize(process_ops(u)) of each byte; needed for a uint8 input only.
-    Raises:
-        CapabilityError: a uint8 input without a table, or a uint8 output before a softmax.
-    """
-    if output_kind == "uint8" and net.softmax:
-        raise CapabilityError(
-            "the network ends in a softmax, whose answer is float32; 8-bit output is not defined",
-            where=f"output {net.output}",
-            fix="write backend.output.dtype: float32, and give images as float32",
-            key="backend.output.dtype",
-        )
-    if input_kind == "uint8" and table is None:
-        raise CapabilityError(
-            "a uint8 input needs pre-processing that maps each byte alone; this one mixes channels",
-            where=f"input {net.input}",
-            fix="write backend.input.dtype: float32, or take CvtColor, ChannelSplit and grey "
-            "decoding out of process_ops",
-            key="backend.input.dtype",
-        )
-    tensors = dict(net.tensors)
-    for name, tensor in net.tensors.items():
-        if tensor.kind != "int8":
-            kind = input_kind if name == net.input else output_kind
-            tensors[name] = Tensor(tensor.channels, kind)
-    lookup = table if input_kind == "uint8" else None
-    ops = tuple(
-        replace(op, table=lookup) if isinstance(op, QuantizeInput) else op for op in net.ops
-    )
-    return replace(net, ops=ops, tensors=tensors)

@@ -50,7 +50,7 @@ from compiler.recovery import equalize
 from compiler.recovery.equalize import Equalization
 from compiler.recovery.recipe import Recipe
 from compiler.recovery.split import split_residuals
-from compiler.spec import SpecFile, at
+from compiler.spec import SpecFile
 from compiler.stages import CalibrationInputs
 from compiler.stats import NetworkStats
 from compiler.store import Store
@@ -318,7 +318,7 @@ def _main_size(file: SpecFile) -> tuple[int, int]:
         raise SpecError(
             f"the shape {file.spec.frontend.shape} is not one image",
             fix="write shape: {NAME: [1, C, H, W]}",
-            **at(file.document, "frontend", "shape"),
+            **file.at("frontend", "shape"),
         )
     return shapes[0][2], shapes[0][3]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from compiler import store
 from compiler.host import Host
-from compiler.spec import Spec
+from compiler.schema import Spec
 
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://slsa.dev/provenance/v1"

@@ -14,7 +14,7 @@ from rich import box
 from rich.table import Table
 
 from compiler.progress import Reporter
-from compiler.spec import Protocol
+from compiler.schema import Protocol
 
 COLUMNS: Final = ("model", "figures", "FLOPs (G)", "params (M)", "PSNR (dB)", "SSIM", "shape")
 PUBLISHED_SHAPE: Final = "3x1080x1920"

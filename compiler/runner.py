@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from compiler.errors import ModelError
+from compiler.errors import ModelError, line_of
 
 Array = NDArray[Any]
 _SEVERITY_FATAL = 4  # errors reach the caller as exceptions, not on standard error
@@ -60,7 +60,7 @@ class Session:
             )
         except Exception as error:  # ORT raises its own, undocumented classes
             raise ModelError(
-                f"ONNX Runtime cannot load the network: {_first_line(error)}",
+                f"ONNX Runtime cannot load the network: {line_of(error)}",
                 where=f"graph {model.graph.name}",
                 fix="check the file with onnx.checker, or export it again",
             ) from error
@@ -83,7 +83,7 @@ class Session:
         except Exception as error:
             shapes = {name: value.shape for name, value in feeds.items()}
             raise ModelError(
-                f"ONNX Runtime fails on inputs of shape {shapes}: {_first_line(error)}",
+                f"ONNX Runtime fails on inputs of shape {shapes}: {line_of(error)}",
                 where=f"graph {self._name}",
                 fix="check frontend.shape against the network",
             ) from error
@@ -100,10 +100,6 @@ def _with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelPro
         onnx.ValueInfoProto(name=name) for name in names if name not in present
     )
     return extended
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 class _Images:

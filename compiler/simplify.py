@@ -17,8 +17,9 @@ import numpy as np
 import onnx
 
 from compiler import fusion
+from compiler.canonical import canonical
 from compiler.errors import ModelError
-from compiler.model import LoadedModel, canonical
+from compiler.model import LoadedModel
 from compiler.runner import Array, Session, random_input
 
 _TIMEOUT_S = 300
@@ -187,7 +188,7 @@ def _physical_memory_bytes() -> int:
 
 
 def inferred_canonical(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
-    """`model.canonical` of a graph whose shapes are inferred first.
+    """`canonical` of a graph whose shapes are inferred first.
 
     Raises:
         ModelError: shape inference fails.

@@ -28,12 +28,14 @@ from compiler.recovery import samples as sampling
 from compiler.recovery.equalize import Equalization
 from compiler.recovery.recipe import Recipe, equalization, integer_network
 from compiler.recovery.samples import Samples
-from compiler.spec import AUTO, Frontend, Quantize, SpecFile
+from compiler.schema import AUTO, Frontend, Quantize
+from compiler.shapes import Shape
+from compiler.spec import SpecFile
 from compiler.store import Store
 from compiler.target import Target
 
 
-def onnx_file(frontend: Frontend, shape: Mapping[str, model.Shape], kept: Store) -> Path:
+def onnx_file(frontend: Frontend, shape: Mapping[str, Shape], kept: Store) -> Path:
     """The network as an ONNX file: the checkpoint itself, or its import from the store."""
     checkpoint = Path(frontend.checkpoint)
     if frontend.type != "pytorch":

@@ -10,7 +10,7 @@ from rich.table import Table
 from calib.table import CalibrationTable
 from compiler.accuracy import COMPETITORS, Accuracy
 from compiler.progress import Reporter
-from compiler.spec import Spec
+from compiler.schema import Spec
 from compiler.stats import NetworkStats
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ from compiler.data import Pair
 from compiler.errors import BundleError
 from compiler.progress import Reporter
 from compiler.published import ROWS, Entry, Measured, Row
-from compiler.spec import Protocol, SpecFile
+from compiler.schema import Protocol
+from compiler.spec import SpecFile
 from compiler.store import Store
 
 if TYPE_CHECKING:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from calib.errors import WorkbenchError
-from compiler import yaml_source
+from compiler import spec_faults, yaml_source
 from compiler.errors import CapabilityError, FrontendError, SpecError
-from compiler.spec import SOFTMAX, Spec, SpecFile, at
+from compiler.schema import SOFTMAX, Spec
+from compiler.spec import SpecFile
 
 TARGETS = Path(__file__).parents[1] / "configs" / "targets"
 
@@ -68,14 +68,6 @@ class Target(BaseModel):
         return self.activations == "symmetric"
 
 
-@dataclass(frozen=True)
-class _Judged:
-    """A spec file and its target, while it is judged."""
-
-    file: SpecFile
-    target: Target
-
-
 def load(file: SpecFile) -> Target:
     """The target that a spec names: a name in configs/targets, or a path.
 
@@ -89,7 +81,7 @@ def load(file: SpecFile) -> Target:
         raise SpecError(
             f"there is no target {name!r}",
             fix=f"use one of {', '.join(known)}, or the path of a target file",
-            **at(file.document, "backend", "target"),
+            **file.at("backend", "target"),
         )
     document = yaml_source.read(path)
     try:
@@ -99,14 +91,13 @@ def load(file: SpecFile) -> Target:
         raise SpecError(
             f"target file: {problem['msg']}",
             fix="compare it with configs/targets/vacc.yaml",
-            **at(document, *problem["loc"]),
+            **spec_faults.at(document, *problem["loc"]),
         ) from error
 
 
 def check(file: SpecFile, target: Target) -> tuple[SpecError, ...]:
     """Everything that the spec asks and the target or this workbench cannot do, in file order."""
-    judged = _Judged(file, target)
-    found = [judge(judged) for judge in _JUDGES]
+    found = [judge(file, target) for judge in _JUDGES]
     refusals = [error for error in found if error is not None]
     return tuple(sorted(refusals, key=lambda error: error.line or 0))
 
@@ -117,28 +108,28 @@ def require(file: SpecFile, target: Target) -> None:
         raise error
 
 
-def _dtype(judged: _Judged) -> SpecError | None:
-    dtype, target = judged.file.spec.backend.dtype, judged.target
+def _dtype(file: SpecFile, target: Target) -> SpecError | None:
+    dtype = file.spec.backend.dtype
     if dtype in target.dtypes:
         return None
     reason = f"target {target.name} builds {', '.join(target.dtypes)} only, not {dtype}"
-    if blocked := _first_without_kernel(judged):
+    if blocked := _first_without_kernel(file.spec, target):
         reason += f"; {blocked}"
     return CapabilityError(
         reason,
         fix="write `dtype: int8` and name calibration images in `dataset:`",
-        **at(judged.file.document, "backend", "dtype"),
+        **file.at("backend", "dtype"),
     )
 
 
-def _first_without_kernel(judged: _Judged) -> str:
+def _first_without_kernel(spec: Spec, target: Target) -> str:
     """The first operator without a kernel of the spec's dtype, where the checkpoint can be read."""
-    spec, target = judged.file.spec, judged.target
     from compiler import model  # onnx is slow to import, and most specs never get here
+    from compiler.canonical import canonical
 
     shape = {name: tuple(dims) for name, dims in spec.frontend.shape.items()}
     try:
-        graph = model.canonical(model.load(Path(spec.frontend.checkpoint), shape).proto)
+        graph = canonical(model.load(Path(spec.frontend.checkpoint), shape).proto)
     except WorkbenchError:  # whatever is wrong with the file, the dtype is refused all the same
         return ""
     for operator, node in model.operators(graph):
@@ -148,38 +139,38 @@ def _first_without_kernel(judged: _Judged) -> str:
     return ""
 
 
-def _imported(judged: _Judged) -> bool:
+def _imported(file: SpecFile) -> bool:
     """Whether the network can be read at all; otherwise its input and images do not matter."""
-    return judged.file.spec.frontend.type in FRONTENDS
+    return file.spec.frontend.type in FRONTENDS
 
 
-def _frontend(judged: _Judged) -> SpecError | None:
-    frontend = judged.file.spec.frontend
-    if _imported(judged):
+def _frontend(file: SpecFile, _: Target) -> SpecError | None:
+    frontend = file.spec.frontend
+    if _imported(file):
         return None
     if frontend.type is None:
         return FrontendError(
             f"frontend.type is absent, and the checkpoint {frontend.checkpoint!r} does not tell it",
             fix="export the network to ONNX and write `type: onnx`",
-            **at(judged.file.document, "frontend", "checkpoint"),
+            **file.at("frontend", "checkpoint"),
         )
     hint = _EXPORT.get(frontend.type, "export the network to ONNX")
     place = ("frontend", "type")
-    if place not in judged.file.document.lines:
+    if place not in file.document.lines:
         place = ("frontend", "checkpoint")
     return FrontendError(
         f"frontend {frontend.type!r} is not imported here",
         fix=f"{hint}, then write `type: onnx`" if frontend.type != "torch" else hint,
-        **at(judged.file.document, *place),
+        **file.at(*place),
     )
 
 
-def _shape(judged: _Judged) -> SpecError | None:
+def _shape(file: SpecFile, _: Target) -> SpecError | None:
     """One image in: [1, C, H, W]. The integer semantics define nothing else."""
-    shapes = judged.file.spec.frontend.shape
-    if not _imported(judged):
+    shapes = file.spec.frontend.shape
+    if not _imported(file):
         return None
-    place = at(judged.file.document, "frontend", "shape")
+    place = file.at("frontend", "shape")
     if len(shapes) != 1:
         names = ", ".join(shapes) or "none"
         return CapabilityError(
@@ -188,7 +179,7 @@ def _shape(judged: _Judged) -> SpecError | None:
             **place,
         )
     ((name, dims),) = shapes.items()
-    place = at(judged.file.document, "frontend", "shape", name)
+    place = file.at("frontend", "shape", name)
     if len(dims) != 4:
         return CapabilityError(
             f"the input {name} has {len(dims)} dimensions {dims}, no image has",
@@ -204,59 +195,56 @@ def _shape(judged: _Judged) -> SpecError | None:
     return None
 
 
-def _input_type(judged: _Judged) -> SpecError | None:
-    dtype = judged.file.spec.frontend.dtype
-    if not _imported(judged) or dtype in _FLOATS:
+def _input_type(file: SpecFile, _: Target) -> SpecError | None:
+    dtype = file.spec.frontend.dtype
+    if not _imported(file) or dtype in _FLOATS:
         return None
     return CapabilityError(
         f"the network's input is {dtype}; networks that take float32 images are built here",
         fix="write `dtype: fp32`, or export the network with a float32 input",
-        **at(judged.file.document, "frontend", "dtype"),
+        **file.at("frontend", "dtype"),
     )
 
 
-def _images(judged: _Judged) -> SpecError | None:
+def _images(file: SpecFile, target: Target) -> SpecError | None:
     """int8 needs calibration images; where they lie is the spec's business."""
-    spec, document = judged.file.spec, judged.file.document
-    if not _imported(judged) or spec.backend.dtype not in judged.target.dtypes:
+    spec = file.spec
+    if not _imported(file) or spec.backend.dtype not in target.dtypes:
         return None
     fix = "name a folder of images in dataset.path, or write `dataset: {fallback: samples}`"
     if spec.dataset is None:
-        return SpecError(
-            "int8 needs calibration images, and the spec has no `dataset:`",
-            fix=fix,
-            **at(document, "dataset"),
-        )
+        missing = "int8 needs calibration images, and the spec has no `dataset:`"
+        return SpecError(missing, fix=fix, **file.at("dataset"))
     if spec.dataset.type != "tvm":
         return CapabilityError(
             f"data sets of type {spec.dataset.type!r} are not read here",
             fix="write `type: tvm` and name a folder of images in dataset.path",
-            **at(document, "dataset", "type"),
+            **file.at("dataset", "type"),
         )
     if spec.dataset.path is None and spec.dataset.fallback is None:
-        return SpecError("dataset.path is missing", fix=fix, **at(document, "dataset", "path"))
+        return SpecError("dataset.path is missing", fix=fix, **file.at("dataset", "path"))
     return None
 
 
-def _backend_type(judged: _Judged) -> SpecError | None:
-    kind = judged.file.spec.backend.type
+def _backend_type(file: SpecFile, _: Target) -> SpecError | None:
+    kind = file.spec.backend.type
     if kind in _BACKENDS:
         return None
     return CapabilityError(
         f"backend type {kind!r} is not built here",
         fix="write `type: tvm_vacc`",
-        **at(judged.file.document, "backend", "type"),
+        **file.at("backend", "type"),
     )
 
 
-def _precision(judged: _Judged) -> SpecError | None:
-    quantize, target = judged.file.spec.backend.quantize, judged.target
+def _precision(file: SpecFile, target: Target) -> SpecError | None:
+    quantize = file.spec.backend.quantize
     for key in ("exclude_layers", "skip_conv_layers"):
         if getattr(quantize, key):
             return CapabilityError(
                 f"target {target.name} computes every layer in int8; {key} cannot be kept",
                 fix=f"remove {key}, or look for the costly layers with `calibrate_mode`",
-                **at(judged.file.document, "backend", "quantize", key),
+                **file.at("backend", "quantize", key),
             )
     return None
 
@@ -273,7 +261,7 @@ def softmax_of_bytes(file: SpecFile) -> CapabilityError | None:
     return CapabilityError(
         "the network ends in a softmax, whose answer is float32; 8-bit output is not defined",
         fix="write `output: {dtype: float32}`",
-        **at(file.document, "backend", "output", "dtype"),
+        **file.at("backend", "output", "dtype"),
     )
 
 
@@ -282,19 +270,19 @@ def _head_kind(spec: Spec) -> str | None:
     return extra.type if extra else None
 
 
-def _head(judged: _Judged) -> SpecError | None:
-    kind = _head_kind(judged.file.spec)
+def _head(file: SpecFile, _: Target) -> SpecError | None:
+    kind = _head_kind(file.spec)
     if kind is None:
         return None
     if kind == SOFTMAX:
-        return softmax_of_bytes(judged.file)
+        return softmax_of_bytes(file)
     why = "is no int8 operator"
     if "nms" in kind.lower():
         why = "selects boxes (non-maximum suppression), which is no int8 operator"
     return CapabilityError(
         f"the head {kind!r} (graph.extra_ops) {why}; it is not built here",
         fix="remove `graph.extra_ops` and apply the head to the network's output on the host",
-        **at(judged.file.document, "graph", "extra_ops", "type"),
+        **file.at("graph", "extra_ops", "type"),
     )
 
 

@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 
 from compiler.errors import HostError, ModelError
-from compiler.model import Shape
+from compiler.shapes import Shape
 
 OPSET = 17
 _TIMEOUT_S = 600

@@ -14,10 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from calib import bicubic
 from calib.errors import DataError
 from calib.images import digest
-from calib.qparams import F32
 from compiler import accuracy, cli, crops, reference, scaling, summary, vectors
 from compiler import bundle as bundle_module
 from compiler.accuracy import Accuracy, BitExactness, ImageAccuracy
@@ -27,8 +25,8 @@ from compiler.data import SUBSET_48, Pair, pair, sample_pairs
 from compiler.engine import Engine
 from compiler.errors import BundleError, NotBitExactError
 from compiler.progress import Reporter
-from compiler.scaling import Rgb
-from compiler.spec import Gate, Protocol, Verify
+from compiler.protocols import PROTOCOLS
+from compiler.schema import Gate, Protocol, Verify
 
 Array = NDArray[np.generic]
 EXACT_SAMPLES = 3  # images of a set on which the golden model runs too
@@ -93,12 +91,11 @@ def measure(
         DataError: an image does not fit.
         NotBitExactError: the library differs from the golden model.
     """
-    answer = {"standard": _standard, "vendor": _vendor}[protocol]
     exact = set(np.linspace(0, len(kept) - 1, min(EXACT_SAMPLES, len(kept))).round().astype(int))
     images, values = [], 0
     worst: tuple[Crop, ...] = ()
     for i, item in enumerate(reporter.track(kept, f"verification ({protocol})")):
-        answers = answer(engine, item.name, *item.read())
+        answers = PROTOCOLS[protocol](engine, item.name, *item.read())
         images.append(_scores(answers))
         worst = crops.worst(worst, answers)
         if i in exact:
@@ -126,48 +123,6 @@ def _scores(answers: Answers) -> ImageAccuracy:
         fp32=scored(answers.fp32),
         int8=scored(answers.int8),
         bicubic=scored(answers.bicubic),
-    )
-
-
-def _standard(engine: Engine, name: str, lr: Rgb, hr: Rgb) -> Answers:
-    """Native size, uint8 output, a border of `rate` pixels cropped, RGB and Y."""
-    rate = engine.scaling.rate
-    size = (lr.shape[0] * rate, lr.shape[1] * rate)
-    x = scaling.to_input(engine.ops, lr, engine.scaling)
-    y = engine.run_int8(x)
-
-    def finished(answer: F32) -> Rgb:
-        return scaling.to_uint8(scaling.from_output(answer, size))
-
-    return Answers(
-        name,
-        x=x,
-        y=y,
-        truth=scaling.reference(engine.ops, hr)[: size[0], : size[1]],
-        fp32=finished(engine.run_fp32(x)),
-        int8=finished(y),
-        bicubic=scaling.bicubic_upscale(engine.ops, lr, rate),
-        border=rate,
-        with_y=True,
-    )
-
-
-def _vendor(engine: Engine, name: str, lr: Rgb, hr: Rgb) -> Answers:
-    """LR stretched to the spec's size, truth resized to the output, unrounded, no crop, no Y."""
-    rate, size = engine.scaling.rate, engine.main_size
-    x = scaling.vendor_input(engine.ops, lr, size)
-    y = engine.run_int8(x)
-    stretched = scaling.to_uint8(scaling.from_output(x, size))
-    return Answers(
-        name,
-        x=x,
-        y=y,
-        truth=scaling.vendor_reference(engine.ops, hr, (size[0] * rate, size[1] * rate)),
-        fp32=scaling.vendor_output(engine.run_fp32(x)),
-        int8=scaling.vendor_output(y),
-        bicubic=bicubic.upscale(stretched, rate),
-        border=0,
-        with_y=False,
     )
 
 

@@ -1,4 +1,7 @@
-"""Aligned low- and high-resolution patches, a pure function of (seed, step)."""
+"""The images of a training run, and aligned low- and high-resolution patches of them.
+
+The patches are a pure function of (seed, step).
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from numpy.typing import NDArray
 from calib.bicubic import crop_to_multiple, downscale, imresize
 from calib.errors import DataError
 from calib.images import list_images, read_image
+from models.recipe import Recipe
 from models.synthetic import draw
 
 _LEAST_CONTRAST = 24  # levels between the darkest and the brightest value of a patch
@@ -25,6 +29,40 @@ class Pair:
 
     lr: NDArray[np.uint8]
     hr: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Images:
+    """Pairs to train on with the probability of each, and ground truths to watch the training."""
+
+    pairs: list[Pair]
+    share: NDArray[np.float64]
+    held_out: list[NDArray[np.uint8]]
+
+
+def load_images(folder: Path, recipe: Recipe) -> Images:
+    """Reads, shrinks and draws everything the run will need.
+
+    Raises:
+        DataError: as `photographs`; or an image is smaller than a patch.
+        ImageError: a file is no image.
+    """
+    training, held_out = photographs(folder)
+    real = [p for path in training for p in shrunk_pairs(path, recipe.rate, recipe.factors)]
+    drawn = drawn_pairs(recipe.seed, recipe.drawn if recipe.synthetic else 0, recipe.rate)
+    smallest = min(min(p.lr.shape[:2]) for p in real + drawn)
+    if smallest < recipe.size:
+        raise DataError(
+            f"a reduced image is only {smallest} pixels high or wide, a patch is {recipe.size}",
+            where=str(folder),
+            fix="use larger photographs, smaller --factors or a smaller --size",
+        )
+    share = np.repeat(
+        [(1 - recipe.synthetic) / len(real), recipe.synthetic / max(len(drawn), 1)],
+        [len(real), len(drawn)],
+    )
+    watched = [p.hr for path in held_out for p in shrunk_pairs(path, recipe.rate, [3])]
+    return Images(real + drawn, share, watched)
 
 
 def photographs(folder: Path) -> tuple[list[Path], list[Path]]:

@@ -17,7 +17,6 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ from compiler.store import atomic, storage, write_json
 from models.bicubic_plusplus import export_onnx
 from models.evaluate import measure, upscaler
 from models.network import BicubicPlusPlus, Rounding
-from models.patches import Pair, batch, drawn_pairs, photographs, shrunk_pairs
+from models.patches import Images, batch, load_images
 from models.recipe import Recipe
 
 DESCRIPTION = "Bicubic++ trained by the VACC workbench on CC0 photographs; licence CC0-1.0"
@@ -40,15 +39,6 @@ DESCRIPTION = "Bicubic++ trained by the VACC workbench on CC0 photographs; licen
 _LUMA = torch.tensor([65.481, 128.553, 24.966]) / 255
 _THRESHOLD_RATE = 5e-3  # of Adam, on the logarithms of the thresholds
 _CHECK_EVERY = 1000  # steps between checkpoints, each with one point of the curve
-
-
-@dataclass(frozen=True)
-class Images:
-    """Pairs to train on with the probability of each, and ground truths to watch the training."""
-
-    pairs: list[Pair]
-    share: NDArray[np.float64]
-    held_out: list[NDArray[np.uint8]]
 
 
 class Training:
@@ -209,31 +199,6 @@ def _loss(error: Tensor, luma: float) -> Tensor:
         y = (colours * _LUMA.view(3, 1, 1, 1)).sum(1)
         loss = loss + luma * y.square().mean()
     return loss
-
-
-def load_images(folder: Path, recipe: Recipe) -> Images:
-    """Reads, shrinks and draws everything the run will need.
-
-    Raises:
-        DataError: as `photographs`; or an image is smaller than a patch.
-        ImageError: a file is no image.
-    """
-    training, held_out = photographs(folder)
-    real = [p for path in training for p in shrunk_pairs(path, recipe.rate, recipe.factors)]
-    drawn = drawn_pairs(recipe.seed, recipe.drawn if recipe.synthetic else 0, recipe.rate)
-    smallest = min(min(p.lr.shape[:2]) for p in real + drawn)
-    if smallest < recipe.size:
-        raise DataError(
-            f"a reduced image is only {smallest} pixels high or wide, a patch is {recipe.size}",
-            where=str(folder),
-            fix="use larger photographs, smaller --factors or a smaller --size",
-        )
-    share = np.repeat(
-        [(1 - recipe.synthetic) / len(real), recipe.synthetic / max(len(drawn), 1)],
-        [len(real), len(drawn)],
-    )
-    watched = [p.hr for path in held_out for p in shrunk_pairs(path, recipe.rate, [3])]
-    return Images(real + drawn, share, watched)
 
 
 def train(recipe: Recipe, data: Path, folder: Path, report: Callable[[str], None]) -> Training:

@@ -16,8 +16,8 @@ from compiler.network import (
     Residual,
     Step,
     Tensor,
-    with_io,
 )
+from compiler.ports import with_io
 
 LEAKY = Activation(np.array([0.1], np.float32))
 RELU = Activation(np.array([0.0], np.float32))

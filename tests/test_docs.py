@@ -19,7 +19,7 @@ from pydantic import BaseModel
 import compiler
 from calib.images import OPERATORS
 from calib.methods import METHODS
-from compiler import explain, host, operators, spec, target, yaml_source
+from compiler import explain, host, operators, schema, spec, target, yaml_source
 from compiler.cost.hardware import NEEDED
 from compiler.vendor_keys import NO_EFFECT
 from compiler.verbs import VERBS
@@ -100,7 +100,7 @@ def reading(block: Block, path: Path) -> spec.Reading:
 
 def test_every_key_of_the_schema_is_on_the_page_with_its_default() -> None:
     steps = {t: m for t, m in OPERATORS.items() if set(m.model_fields) - {"type"}}
-    in_code = dict(leaves(spec.Spec))
+    in_code = dict(leaves(schema.Spec))
     for name, step in steps.items():
         in_code |= {k: v for k, v in leaves(step, f"{name}.") if not k.endswith(".type")}
     on_page = {row[0].strip("`"): row[2] for row in rows("spec.md") if len(row) == 4}
@@ -115,7 +115,7 @@ def test_every_key_of_the_schema_is_on_the_page_with_its_default() -> None:
 def test_every_choice_is_on_the_page() -> None:
     types = {row[0].strip("`"): row[1] for row in rows("spec.md") if len(row) == 4}
     listed = {key: set(re.findall(r"`([^`]+)`", shown)) for key, shown in types.items()}
-    assert listed["backend.quantize.calibrate_mode"] == {*METHODS, spec.AUTO}
+    assert listed["backend.quantize.calibrate_mode"] == {*METHODS, schema.AUTO}
     assert listed["backend.compile.host.isa"] == set(host.FEATURES)
     assert listed["frontend.type"] == set(target.FRONTENDS)
     assert listed["backend.quantize.weight_scale"] == {"float", "max", "power2"}

@@ -1,12 +1,13 @@
 """Images: reading and writing files, and the pre-processing that a spec lists.
 
-`files` turns bytes into uint8 RGB arrays and back; `process_ops` turns such an array into the
-float32 CHW tensor that a network takes. One implementation serves calibration, verification and
-running.
+`files` turns bytes into uint8 RGB arrays and back; `process_ops` holds the steps, and `preprocess`
+turns such an array by them into the float32 CHW tensor that a network takes. One implementation
+serves calibration, verification and running.
 """
 
 from calib.images.arrays import read_npz, write_npz
 from calib.images.files import digest, list_images, read_image, read_size, write_image
+from calib.images.preprocess import apply_ops, pointwise_table, warnings
 from calib.images.process_ops import (
     OPERATORS,
     CenterCrop,
@@ -18,9 +19,6 @@ from calib.images.process_ops import (
     ProcessOp,
     Resize,
     ToTensor,
-    apply_ops,
-    pointwise_table,
-    warnings,
 )
 
 __all__ = [

@@ -137,6 +137,7 @@ def _from_bundle(path: Path) -> FloatNetwork:
 
 def _from_spec(file: SpecFile) -> FloatNetwork:
     from compiler import fusion, model, simplify
+    from compiler.canonical import canonical
 
     target.require(file, target.load(file))
     if file.spec.frontend.type != "onnx":
@@ -148,7 +149,7 @@ def _from_spec(file: SpecFile) -> FloatNetwork:
     shape = {name: tuple(dims) for name, dims in file.spec.frontend.shape.items()}
     loaded = model.load(Path(file.spec.frontend.checkpoint), shape)
     try:
-        return fusion.fuse(model.canonical(loaded.proto))
+        return fusion.fuse(canonical(loaded.proto))
     except WorkbenchError:  # shapes computed by the graph: only the simplifier folds those
         return fusion.fuse(simplify.simplify(loaded).proto)
 

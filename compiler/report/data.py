@@ -22,7 +22,7 @@ from compiler.report import layers
 from compiler.report.layers import ChannelRanges, LayerRow, TensorRow
 from compiler.report.speed import Speed
 from compiler.scaling import pad_tensor
-from compiler.spec import Spec
+from compiler.schema import Spec
 from compiler.stats import NetworkStats, network_stats
 from compiler.target import Target
 

@@ -5,7 +5,7 @@ import pytest
 
 from compiler import accuracy
 from compiler.accuracy import Accuracy, BitExactness, ImageAccuracy, Scores, Verdict
-from compiler.spec import Gate
+from compiler.schema import Gate
 from tests.compiler.conftest import photograph
 
 

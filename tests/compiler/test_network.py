@@ -1,9 +1,8 @@
-"""compiler.network: sizes, the int32 proof, the ends of a network."""
+"""compiler.network: sizes, and the int32 proof."""
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calib.qparams import QParams
-from compiler.errors import AccumulatorOverflowError, CapabilityError, SizeError
+from compiler.errors import AccumulatorOverflowError, SizeError
 from compiler.network import (
     Concat,
     Conv,
@@ -25,7 +24,6 @@ from compiler.network import (
     output_size,
     prove_int32,
     sizes,
-    with_io,
 )
 from tests.networks import LEAKY, Builder, bicubic_plusplus, espcn
 
@@ -207,35 +205,6 @@ def test_a_big_bias_is_refused_at_the_first_step_too_many(sign: int) -> None:
         prove_int32(network_of(conv(weight, np.array([sign * (room + 1)], np.int32))))
     with pytest.raises(AccumulatorOverflowError):
         prove_int32(network_of(conv(weight, np.array([-(2**31)], np.int32))))
-
-
-# --- ends
-
-
-def test_with_io_changes_the_ends_alone() -> None:
-    net = bicubic_plusplus(2)
-    table = np.arange(768).reshape(3, 256).astype(np.int8)
-    frames = with_io(net, "uint8", "uint8", table)
-    assert frames.input_tensor == Tensor(3, "uint8")
-    assert frames.output_tensor == Tensor(3, "uint8")
-    assert frames.tensors["t4"] == Tensor(48, "uint8")  # what only moves towards the output
-    assert frames.ops[0].table is table
-    assert frames.ops[1:] == net.ops[1:]
-    inner = {n: t for n, t in net.tensors.items() if t.kind == "int8"}
-    assert inner == {n: t for n, t in frames.tensors.items() if t.kind == "int8"}
-    assert net.input_tensor.kind == "float32", "the original is untouched"
-
-    back = with_io(frames, "float32", "float32", table)
-    assert back.ops[0].table is None
-    assert back.tensors == net.tensors
-    assert replace(back, ops=()) == replace(net, ops=())
-
-
-def test_a_uint8_input_needs_a_table() -> None:
-    with pytest.raises(CapabilityError, match="each byte alone") as caught:
-        with_io(bicubic_plusplus(2), "uint8", "float32", None)
-    assert caught.value.key == "backend.input.dtype"
-    assert caught.value.fix
 
 
 def test_properties() -> None:

@@ -20,7 +20,7 @@ from compiler import bundle, calibrate, host, pipeline, qdq, reference, spec, ve
 from compiler.errors import BundleError, NotBitExactError
 from compiler.progress import Reporter, silent
 from compiler.recovery import auto
-from compiler.spec import Verify
+from compiler.schema import Verify
 from tests import graphs
 from tests.compiler.conftest import photograph, tiny_spec
 

@@ -21,7 +21,8 @@ from compiler import qdq, reference
 from compiler.errors import ModelError
 from compiler.floatnet import FloatNetwork
 from compiler.fusion import fuse
-from compiler.network import Network, QuantizeInput, with_io
+from compiler.network import Network, QuantizeInput
+from compiler.ports import with_io
 from compiler.runner import Session
 from models.bicubic_plusplus import to_onnx
 from models.official import read_state

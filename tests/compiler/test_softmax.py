@@ -17,7 +17,8 @@ from compiler.errors import CapabilityError, UnsupportedOperatorError
 from compiler.floatnet import FloatNetwork
 from compiler.host import Host
 from compiler.library import build_library, load_library
-from compiler.network import Network, with_io
+from compiler.network import Network
+from compiler.ports import with_io
 from compiler.progress import silent
 from compiler.recovery.split import split_residuals
 from compiler.runner import Session

@@ -6,7 +6,7 @@ import pytest
 
 from calib.errors import DataError
 from calib.images import write_image
-from compiler.spec import Verify
+from compiler.schema import Verify
 from compiler.verify import pairs_of
 from tests.compiler.conftest import photograph
 

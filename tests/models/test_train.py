@@ -10,10 +10,10 @@ torch = pytest.importorskip("torch", reason="the extra `train` is not installed"
 from calib.errors import DataError  # noqa: E402
 from models import train as recipe_module  # noqa: E402
 from models.bicubic_plusplus import kernel_shapes  # noqa: E402
-from models.patches import HELD_OUT  # noqa: E402
+from models.patches import HELD_OUT, load_images  # noqa: E402
 from models.recipe import Recipe  # noqa: E402
 from models.synthetic import draw  # noqa: E402
-from models.train import Training, load_images, main, train  # noqa: E402
+from models.train import Training, main, train  # noqa: E402
 
 TINY = Recipe(rate=2, steps=6, patches=2, size=8, warmup=2, drawn=1, factors=(1,))
 
