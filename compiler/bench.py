@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Callable, Mapping
-from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +13,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from compiler import cli, qdq, runner
+from compiler import cli, peers, qdq, runner
 from compiler import latency as clock
-from compiler.errors import HostError
 from compiler.host import Host
 from compiler.latency import Latency, Track
 from compiler.network import Network, Size
@@ -59,16 +56,7 @@ class Memory:
     beyond_io_bytes: int
 
 
-def input_for(net: Network, size: Size) -> Array:
-    """Random input of the network's kind."""
-    x = runner.random_input(net.input_tensor.channels, *size, seed=0)
-    if net.input_tensor.kind == "float32":
-        return x
-    frame: Array = np.rint(x[0].transpose(1, 2, 0)[None] * 255).astype(np.uint8)
-    return frame
-
-
-def peers(
+def peer_calls(
     fp32: onnx.ModelProto,
     net: Network,
     size: Size,
@@ -92,26 +80,13 @@ def peers(
 
 
 def _openvino(fp32: onnx.ModelProto, x: Array, threads: int) -> Callable[[], object]:
-    try:
-        import nncf
-        import openvino
-    except ImportError as error:
-        raise HostError(
-            f"the package {error.name} is not installed",
-            where="--peers",
-            fix="pip install '.[peers]'",
-        ) from error
-    from tempfile import TemporaryDirectory
-
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "fp32.onnx"
-        onnx.save(fp32, path)
-        model = openvino.convert_model(path)
+    _, openvino = peers.packages()
+    model = peers.openvino_model(fp32)
     small = (1, x.shape[1], CALIBRATION_SIDE, CALIBRATION_SIDE)
     model.reshape(small)
     rng = np.random.default_rng(0)
     images = [rng.random(small, dtype=np.float32) for _ in range(CALIBRATION_IMAGES)]
-    quantized = nncf.quantize(model, nncf.Dataset(images), subset_size=CALIBRATION_IMAGES)
+    quantized = peers.quantize(model, images)
     quantized.reshape(x.shape)
     options = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
     request = openvino.Core().compile_model(quantized, "CPU", options).create_infer_request()
@@ -200,32 +175,28 @@ def parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace, reporter: Reporter) -> int:
     """Measures one bundle."""
-    from compiler import bundle
+    from compiler import bundle, measured
 
     engine = bundle.load(args.bundle).engine
     if args.threads not in (None, engine.host.threads):
         other = Host(engine.host.isa, args.threads)
         engine = replace(engine, host=other, main_library=None)
     net, size, host = engine.main_net, engine.main_size, engine.host
-    x = input_for(net, size)
+    x = measured.input_for(net, size)
     with reporter.busy("compiling the library"):
         path = engine.library_path(net, size)
     used = memory(path, host, x)
     others: dict[str, Callable[[], object]] = {}
     if args.peers:
-        with reporter.busy("preparing the peers"), redirect_stdout(sys.stderr):  # NNCF is chatty
-            others = peers(engine.fp32, engine.net, size, host.threads)
+        with reporter.busy("preparing the peers"):
+            others = peer_calls(engine.fp32, engine.net, size, host.threads)
 
     def rounds(label: str) -> Track:
         return lambda runs: reporter.track(runs, label, still=True)
 
     times = measure(engine.library(net, size), x, others, args.runs, rounds("frames"))
-    report: dict[str, Any] = {
-        "machine": bundle.machine() | {"isa": host.isa, "threads": host.threads},
-        "input_shape": next(iter(engine.spec.frontend.shape.values())),
-        "library": times["library"].to_json() | {"memory_bytes": used.beyond_io_bytes},
-        "peers": {name: times[name].to_json() for name in others},
-    }
+    ours = times["library"].to_json() | {"memory_bytes": used.beyond_io_bytes}
+    report = measured.latency_figures(engine, ours, {name: times[name] for name in others})
     _print_times(times, reporter)
     if args.layers:
         parts, peaks = layers(net, size, host, args.runs, rounds("layers"))

@@ -139,7 +139,7 @@ def write(
         "provenance": PROVENANCE,
         "files": digests(folder),
     }
-    text = json.dumps(manifest, indent=2) + "\n"
+    text = store.json_text(manifest)
     (folder / MANIFEST).write_text(text, encoding="utf-8")
     seal = hashlib.sha256(text.encode()).hexdigest()
     (folder / SEAL).write_text(f"{seal}  {MANIFEST}\n", encoding="utf-8")
@@ -155,7 +155,7 @@ def _write_provenance(folder: Path, engine: Engine, origin: Mapping[str, Any]) -
         tools=versions(),
         files=digests(folder),
     )
-    text = json.dumps(statement, indent=2) + "\n"
+    text = store.json_text(statement)
     (folder / PROVENANCE).write_text(text, encoding="utf-8")
 
 
@@ -173,7 +173,7 @@ def _write_measured(measured: Path, sealed: Path, files: Mapping[str, str]) -> N
         "machine": machine(),
         "files": digests(measured),
     }
-    (measured / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    (measured / MANIFEST).write_text(store.json_text(manifest), encoding="utf-8")
 
 
 def replace_measured(path: Path, changes: Mapping[str, str]) -> None:

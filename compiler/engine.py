@@ -67,8 +67,7 @@ class Engine:
     @property
     def main_size(self) -> Size:
         """Height and width of `frontend.shape`."""
-        (shape,) = self.spec.frontend.shape.values()
-        return shape[2], shape[3]
+        return self.spec.frontend.size
 
     @property
     def frame_table(self) -> I8 | None:

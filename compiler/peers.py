@@ -6,12 +6,11 @@ OpenVINO, ONNX Runtime's QDQ graph with its optimizations off, where its sums ca
 
 from __future__ import annotations
 
-import io
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -63,29 +62,45 @@ def nncf_int8(fp32: onnx.ModelProto, images: Sequence[F32], preset: str) -> Net:
     Raises:
         HostError: openvino or nncf is not installed.
     """
-    try:
-        import nncf
-        import openvino
-    except ImportError as error:
-        raise HostError(
-            f"the package {error.name} is not installed",
-            where="peers",
-            fix="pip install '.[peers]'",
-        ) from error
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "fp32.onnx"
-        onnx.save(fp32, path)
-        model = openvino.convert_model(path)
-    with redirect_stdout(io.StringIO()):  # its progress bars
-        quantized = nncf.quantize(
-            model,
-            nncf.Dataset(list(images)),
-            preset=nncf.QuantizationPreset(preset),
-            subset_size=len(images),
-        )
+    nncf, openvino = packages()
+    quantized = quantize(openvino_model(fp32), images, preset=nncf.QuantizationPreset(preset))
     compiled = openvino.Core().compile_model(quantized, "CPU")
 
     def run(x: F32) -> F32:
         return np.asarray(compiled(x)[0], np.float32)
 
     return run
+
+
+def packages() -> tuple[Any, Any]:
+    """The modules nncf and openvino.
+
+    Raises:
+        HostError: one of them is not installed.
+    """
+    try:
+        import nncf
+        import openvino
+    except ImportError as error:
+        raise HostError(
+            f"the package {error.name} is not installed",
+            where="--peers",
+            fix="pip install '.[peers]'",
+        ) from error
+    return nncf, openvino
+
+
+def openvino_model(fp32: onnx.ModelProto) -> Any:
+    """The network as an `openvino.Model`."""
+    _, openvino = packages()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "fp32.onnx"
+        onnx.save(fp32, path)
+        return openvino.convert_model(path)
+
+
+def quantize(model: Any, images: Sequence[F32], **options: Any) -> Any:
+    """An `openvino.Model` quantized by NNCF, calibrated on all images."""
+    nncf, _ = packages()
+    with runner.quiet():
+        return nncf.quantize(model, nncf.Dataset(list(images)), subset_size=len(images), **options)

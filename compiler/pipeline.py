@@ -6,28 +6,21 @@ everything they depend on, so a second build with one changed line re-runs only 
 
 from __future__ import annotations
 
-import json
-import resource
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 
-from calib.images import warnings as process_op_warnings
 from calib.table import CalibrationTable
 from compiler import (
     bundle,
     fusion,
     host,
-    latency,
+    measured,
     model,
     report,
-    runner,
     scaling,
     stages,
     stats,
@@ -38,9 +31,8 @@ from compiler import (
 from compiler import target as targets
 from compiler.accuracy import Accuracy
 from compiler.calibrate import Observed
-from compiler.dataset import PhotoSet
 from compiler.engine import Engine
-from compiler.errors import CalibrationWarningError, SpecError
+from compiler.errors import CalibrationWarningError
 from compiler.floatnet import FloatNetwork
 from compiler.host import Host
 from compiler.latency import Latency
@@ -57,7 +49,6 @@ from compiler.store import Store
 from compiler.target import Target
 
 STAGES = ("model", "calibrate", "quantize", "compile", "verify", "bundle")
-BENCH_RUNS = 15
 
 
 @dataclass(frozen=True)
@@ -94,7 +85,7 @@ def run(
     Raises:
         WorkbenchError: any of the family; nothing half-written is left.
     """
-    site, clock = _site(file, reporter, out, fresh), _Clock()
+    site, clock = _site(file, reporter, out, fresh), measured.Clock()
     with clock("model"):
         loaded = _model(site)
     result = Result(loaded.counts, fp32=loaded.fp32, seconds=clock.seconds)
@@ -173,20 +164,19 @@ def _site(file: SpecFile, reporter: Reporter, out: Path | None, fresh: bool) -> 
     machine = host.detect(wish.isa, wish.threads)
     out = out or Path(file.spec.workspace.path)
     store.require_writable(out)
-    _warn(reporter, _spec_warnings(file))
+    _warn(reporter, file.warnings)
     return _Site(file, target, machine, out, Store(out / ".store", fresh), reporter)
 
 
 def _model(site: _Site) -> _Model:
     frontend, reporter = site.file.spec.frontend, site.reporter
     reporter.stage(f"model      {frontend.checkpoint}")
-    shape = {name: tuple(dims) for name, dims in frontend.shape.items()}
-    loaded = model.load(stages.onnx_file(frontend, shape, site.store), shape)
+    loaded = model.load(stages.onnx_file(frontend, site.store), frontend.shapes)
     with reporter.busy("simplifying the graph"):
         fp32 = stages.with_head(stages.simplified(loaded, site.store, reporter), site.file)
     floats = fusion.fuse(fp32)
     stages.require_operators(fp32, site.target)
-    return _Model(fp32, floats, stats.network_stats(floats, _main_size(site.file)))
+    return _Model(fp32, floats, stats.network_stats(floats, frontend.size))
 
 
 def _calibrate(site: _Site, loaded: _Model) -> _Calibration:
@@ -210,8 +200,8 @@ def _calibrate(site: _Site, loaded: _Model) -> _Calibration:
 
 
 def _quantize(site: _Site, c: _Calibration) -> tuple[Network, CalibrationTable]:
-    wish = site.file.spec.backend.quantize
-    site.reporter.stage(f"quantize   {wish.calibrate_mode}, {site.target.activations} activations")
+    method = site.file.spec.backend.quantize.calibrate_mode
+    site.reporter.stage(f"quantize   {method}, {site.target.activations} activations")
     return stages.integer(c.inputs, c.floats, c.table, c.observed, c.recipe)
 
 
@@ -230,134 +220,83 @@ def _verify(site: _Site, engine: Engine) -> tuple[Accuracy, Latency]:
     site.reporter.stage(f"verify     protocol {wish.protocol}")
     accuracy, doubts = verify.measure_engine(engine, wish, site.reporter)
     _warn(site.reporter, doubts)
-    return accuracy, _latency(engine)
+    return accuracy, measured.library_latency(engine)
 
 
 def _bundle(site: _Site, loaded: _Model, c: _Calibration, engine: Engine, result: Result) -> Path:
     """Writes the bundle under its final name, complete or not at all."""
-    assert result.table is not None
-    assert result.accuracy is not None
-    assert result.latency is not None
-    checkpoint, photos = site.file.spec.frontend.checkpoint, c.inputs.photos
     folder = site.out / site.file.spec.name
     for_vendor, doubts = vendor.texts(site.file.spec, engine.main_size)
     _warn(site.reporter, doubts)
+    texts = {**_texts(loaded, c, result), **for_vendor}
     with store.atomic(folder) as temporary, store.storage(folder):
-        manifest = bundle.write(
-            temporary,
-            engine,
-            texts={
-                "network.json": _network_json(loaded.counts, result.kernels),
-                "calibration.json": result.table.to_json(),
-                "equalization.json": equalize.to_json(c.scales),
-                "accuracy.json": _accuracy_json(result.accuracy, photos),
-                "accuracy.csv": result.accuracy.to_csv(),
-                **for_vendor,
-            },
-            origin={
-                "model": {"path": checkpoint, "sha256": store.file_sha256(Path(checkpoint))},
-                "calibration": {"source": photos.source, "images": list(c.observed.digests)},
-            },
-        )
-        figures = _latency_figures(engine, result.latency)
-        shown = report.Build(
-            engine=engine,
-            target=site.target,
-            floats=c.floats,
-            plain=c.plain,
-            factors=c.scales.factors,
-            counts=loaded.counts,
-            observed=c.observed,
-            table=result.table,
-            photos=photos.photos,
-            ops=c.inputs.ops,
-            accuracy=result.accuracy,
-            figures=figures,
-            manifest=manifest,
-        )
+        manifest = bundle.write(temporary, engine, texts=texts, origin=_origin(site, c))
         with site.reporter.busy("writing the report"):
-            page = report.page(report.collect(shown))
-        measured = {
-            "report.html": page,
-            "latency.json": json.dumps(figures, indent=2) + "\n",
-            "timing.json": _timing_json(result.seconds),
-        }
-        bundle.write_measured(temporary, measured)
+            timed = _measured(site, loaded, c, engine, result, manifest)
+        bundle.write_measured(temporary, timed)
     return folder
 
 
-class _Clock:
-    """Seconds of each stage."""
+def _texts(loaded: _Model, c: _Calibration, result: Result) -> dict[str, str]:
+    """File name to content: what the stages found, as the bundle keeps it."""
+    assert result.table is not None
+    assert result.accuracy is not None
+    network = loaded.counts.to_json() | {"kernels": dict(result.kernels)}
+    photos = c.inputs.photos
+    calibration = {"source": photos.source, "images": len(photos.photos)}
+    return {
+        "network.json": store.json_text(network),
+        "calibration.json": result.table.to_json(),
+        "equalization.json": equalize.to_json(c.scales),
+        "accuracy.json": store.json_text(result.accuracy.to_json() | {"calibration": calibration}),
+        "accuracy.csv": result.accuracy.to_csv(),
+    }
 
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
 
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[stage] = time.perf_counter() - start
+def _origin(site: _Site, c: _Calibration) -> dict[str, Any]:
+    """What the manifest says of the network and the images that went in."""
+    checkpoint = site.file.spec.frontend.checkpoint
+    return {
+        "model": {"path": checkpoint, "sha256": store.file_sha256(Path(checkpoint))},
+        "calibration": {"source": c.inputs.photos.source, "images": list(c.observed.digests)},
+    }
+
+
+def _measured(
+    site: _Site,
+    loaded: _Model,
+    c: _Calibration,
+    engine: Engine,
+    result: Result,
+    manifest: Mapping[str, Any],
+) -> dict[str, str]:
+    """File name to content: the report, and what depends on the clock."""
+    assert result.table is not None
+    assert result.accuracy is not None
+    assert result.latency is not None
+    figures = measured.latency_figures(engine, result.latency.to_json(), {})
+    shown = report.Build(
+        engine=engine,
+        target=site.target,
+        floats=c.floats,
+        plain=c.plain,
+        factors=c.scales.factors,
+        counts=loaded.counts,
+        observed=c.observed,
+        table=result.table,
+        photos=c.inputs.photos.photos,
+        ops=c.inputs.ops,
+        accuracy=result.accuracy,
+        figures=figures,
+        manifest=manifest,
+    )
+    return {
+        "report.html": report.page(report.collect(shown)),
+        "latency.json": store.json_text(figures),
+        "timing.json": measured.timing_json(result.seconds),
+    }
 
 
 def _warn(reporter: Reporter, warnings: tuple[str, ...]) -> None:
     for warning in warnings:
         reporter.warn(warning)
-
-
-def _spec_warnings(file: SpecFile) -> tuple[str, ...]:
-    found: tuple[str, ...] = ()
-    if file.no_effect:
-        found = (f"without effect on this target: {', '.join(file.no_effect)}",)
-    found += file.notes
-    return found + process_op_warnings(file.spec.dataset.process_ops if file.spec.dataset else [])
-
-
-def _main_size(file: SpecFile) -> tuple[int, int]:
-    shapes = list(file.spec.frontend.shape.values())
-    if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][0] != 1:
-        raise SpecError(
-            f"the shape {file.spec.frontend.shape} is not one image",
-            fix="write shape: {NAME: [1, C, H, W]}",
-            **file.at("frontend", "shape"),
-        )
-    return shapes[0][2], shapes[0][3]
-
-
-def _latency(engine: Engine) -> Latency:
-    """Latency of the main library on random input of the spec's shape."""
-    net, size = engine.main_net, engine.main_size
-    x = runner.random_input(net.input_tensor.channels, *size, seed=0)
-    if net.input_tensor.kind == "uint8":
-        x = np.rint(x[0].transpose(1, 2, 0)[None] * 255).astype(np.uint8)
-    run_library = engine.library(net, size)
-    return latency.measure({"library": lambda: run_library(x)}, BENCH_RUNS)["library"]
-
-
-def _network_json(counts: NetworkStats, kernels: Mapping[str, str]) -> str:
-    """The layers' work, and the kernels of the library with their proofs."""
-    return json.dumps(counts.to_json() | {"kernels": dict(kernels)}, indent=2) + "\n"
-
-
-def _accuracy_json(result: Accuracy, photos: PhotoSet) -> str:
-    """The figures, and beside them what the build was calibrated on."""
-    calibration = {"source": photos.source, "images": len(photos.photos)}
-    return json.dumps(result.to_json() | {"calibration": calibration}, indent=2) + "\n"
-
-
-def _latency_figures(engine: Engine, speed: Latency) -> dict[str, Any]:
-    """The object of measured/latency.json."""
-    return {
-        "machine": bundle.machine() | {"isa": engine.host.isa, "threads": engine.host.threads},
-        "input_shape": next(iter(engine.spec.frontend.shape.values())),
-        "library": speed.to_json(),
-        "peers": {},
-    }
-
-
-def _timing_json(seconds: Mapping[str, float]) -> str:
-    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    report = {
-        "seconds": {stage: round(s, 2) for stage, s in seconds.items()},
-        "peak_memory_bytes": peak_kib * 1024,
-    }
-    return json.dumps(report, indent=2) + "\n"

@@ -113,8 +113,8 @@ class _Images:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what the quantizer prints, logs and warns of: its own internals."""
+def quiet() -> Iterator[None]:
+    """Without what another tool prints, logs and warns of; its exceptions pass."""
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
@@ -136,7 +136,7 @@ def quantize_static(
     """
     from onnxruntime import quantization
 
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with tempfile.TemporaryDirectory() as folder, quiet():
         paths = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
         onnx.save(model, paths[0])
         quantization.quantize_static(

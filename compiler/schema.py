@@ -41,6 +41,22 @@ class Frontend(_Part):
     shape: dict[str, Annotated[list[_Side], Field(min_length=1, max_length=6)]]
     dtype: _Word = "fp32"
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Input name to dimensions."""
+        return {name: tuple(dims) for name, dims in self.shape.items()}
+
+    @property
+    def dims(self) -> list[int]:
+        """[1, C, H, W] of the one input; only of a spec that `target.check` let pass."""
+        (dims,) = self.shape.values()
+        return dims
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the one input."""
+        return self.dims[2], self.dims[3]
+
 
 class Host(_Part):
     """The machine that runs the library; None means: detect it."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from calib.images import warnings as process_op_warnings
 from calib.methods import METHODS
 from compiler import spec_faults, vendor_keys, yaml_source
 from compiler.errors import SpecError
@@ -39,6 +40,13 @@ class SpecFile:
     def path(self) -> Path:
         """The spec file."""
         return self.document.path
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is legal but has no effect, is read in another way, or is probably not meant."""
+        ops = self.spec.dataset.process_ops if self.spec.dataset else ()
+        idle = f"without effect on this target: {', '.join(self.no_effect)}"
+        return (*((idle,) if self.no_effect else ()), *self.notes, *process_op_warnings(ops))
 
     def at(self, *path: str | int) -> dict[str, Any]:
         """Where a key is, as keyword arguments of `SpecError` (`spec_faults.at`)."""

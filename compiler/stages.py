@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,22 +28,22 @@ from compiler.recovery.equalize import Equalization
 from compiler.recovery.recipe import Recipe, equalization, integer_network
 from compiler.recovery.samples import Samples
 from compiler.schema import AUTO, Frontend, Quantize
-from compiler.shapes import Shape
 from compiler.spec import SpecFile
 from compiler.store import Store
 from compiler.target import Target
 
 
-def onnx_file(frontend: Frontend, shape: Mapping[str, Shape], kept: Store) -> Path:
+def onnx_file(frontend: Frontend, kept: Store) -> Path:
     """The network as an ONNX file: the checkpoint itself, or its import from the store."""
     checkpoint = Path(frontend.checkpoint)
     if frontend.type != "pytorch":
         return checkpoint
     torchscript.require_archive(checkpoint)
+    shapes = frontend.shapes
     key = store.key(
-        "torchscript", store.file_sha256(checkpoint), dict(shape), torchscript.torch_version()
+        "torchscript", store.file_sha256(checkpoint), shapes, torchscript.torch_version()
     )
-    return kept.get(key, ".onnx", lambda path: torchscript.to_onnx(checkpoint, shape, path))
+    return kept.get(key, ".onnx", lambda path: torchscript.to_onnx(checkpoint, shapes, path))
 
 
 def simplified(loaded: model.LoadedModel, kept: Store, reporter: Reporter) -> onnx.ModelProto:

@@ -156,9 +156,14 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def json_text(value: Any) -> str:
+    """JSON as all our files hold it, indented; the same value gives the same text."""
+    return json.dumps(value, indent=2) + "\n"
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Writes JSON, indented, atomically; the same value gives the same bytes."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
+    """Writes JSON atomically; the same value gives the same bytes."""
+    write_text(path, json_text(value))
 
 
 def require_writable(folder: Path) -> None:

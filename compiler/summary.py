@@ -27,29 +27,25 @@ def show_accuracy(reporter: Reporter, name: str, result: Accuracy) -> None:
         title_justify="left",
     )
     table.add_column("")
-    metrics = {
-        "PSNR RGB (dB)": ("psnr_rgb_db", 3),
-        "PSNR Y (dB)": ("psnr_y_db", 3),
-        "SSIM RGB": ("ssim_rgb", 4),
-        "SSIM Y": ("ssim_y", 4),
-    }
-    for title in metrics:
-        table.add_column(title, justify="right")
-    rows = [(c, [result.mean(c, m) for m, _ in metrics.values()]) for c in COMPETITORS]
-    rows.append(("drop", [result.drop(m) for m, _ in metrics.values()]))
-    for label, values in rows:
-        digits = [d for _, d in metrics.values()]
-        cells = [_number(v, d) for v, d in zip(values, digits, strict=True)]
-        table.add_row(label, *cells, style="bold" if label == "drop" else None)
+    for title, metric, _ in result.metrics:
+        unit = " (dB)" if metric.endswith("_db") else ""
+        table.add_column(f"{title}{unit}", justify="right")
+    for competitor in COMPETITORS:
+        means = (_number(result.mean(competitor, m), d) for _, m, d in result.metrics)
+        table.add_row(competitor, *means)
+    drops = (_number(result.drop(m), d) for _, m, d in result.metrics)
+    table.add_row("drop", *drops, style="bold")
     exact = result.bit_exact
     reporter.table(table)
     reporter.stage(
         f"bit-exact to the golden model: {exact.values:,} values of {exact.images} images"
     )
-    if result.gate.passed:
+    if not result.gate.passed:
+        reporter.warn("gate missed: " + "; ".join(result.gate.reasons))
+    elif result.gate.checked:
         reporter.stage("gate passed", "bold green")
     else:
-        reporter.warn("gate missed: " + "; ".join(result.gate.reasons))
+        reporter.stage("no gate is set")
 
 
 def _number(value: float | None, digits: int) -> str:
@@ -59,7 +55,7 @@ def _number(value: float | None, digits: int) -> str:
 def show_build(reporter: Reporter, spec: Spec, result: Result) -> None:
     """One screen: the network, thresholds, accuracy, frame time, and where the bundle is."""
     counts = result.stats
-    shape = "x".join(map(str, next(iter(spec.frontend.shape.values()))))
+    shape = "x".join(map(str, spec.frontend.dims))
     reporter.stage(
         f"{spec.name}: {counts.params:,} parameters, {counts.macs / 1e9:.2f} GMAC "
         f"= {counts.flops / 1e9:.2f} GFLOPs at {shape}"

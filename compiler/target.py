@@ -127,9 +127,9 @@ def _first_without_kernel(spec: Spec, target: Target) -> str:
     from compiler import model  # onnx is slow to import, and most specs never get here
     from compiler.canonical import canonical
 
-    shape = {name: tuple(dims) for name, dims in spec.frontend.shape.items()}
     try:
-        graph = canonical(model.load(Path(spec.frontend.checkpoint), shape).proto)
+        loaded = model.load(Path(spec.frontend.checkpoint), spec.frontend.shapes)
+        graph = canonical(loaded.proto)
     except WorkbenchError:  # whatever is wrong with the file, the dtype is refused all the same
         return ""
     for operator, node in model.operators(graph):

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler import reference
+from compiler import reference, store
 from compiler.engine import Engine
 from compiler.errors import BundleError, NotBitExactError
 from compiler.network import Network, Size
@@ -85,7 +85,7 @@ def write(folder: Path, engine: Engine) -> None:
     if not net.softmax:
         frames = engine.variant("float32", "uint8")
         np.save(folder / "output_uint8.npy", reference.run(frames, x))
-    main = json.dumps(_main_vector(engine, x), indent=2) + "\n"
+    main = store.json_text(_main_vector(engine, x))
     (folder / _MAIN).write_text(main, encoding="utf-8")
     readme = _README + (_SOFTMAX if net.softmax else "")
     (folder / "README.md").write_text(readme, encoding="utf-8")

@@ -9,7 +9,6 @@ bundle too.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -98,10 +97,9 @@ def fixed_size(spec: Spec) -> Spec:
     data = spec.dataset
     if data is None or any(isinstance(op, Resize | CenterCrop | Pad) for op in data.process_ops):
         return spec
-    (shape,) = spec.frontend.shape.values()
     decoding = sum(isinstance(op, DecodeImage) for op in data.process_ops[:1])
     ops = list(data.process_ops)
-    ops.insert(decoding, Resize(size=(shape[2], shape[3])))
+    ops.insert(decoding, Resize(size=spec.frontend.size))
     resized = data.model_copy(update={"process_ops": ops})
     return spec.model_copy(update={"dataset": resized})
 
@@ -120,11 +118,7 @@ def texts(spec: Spec, size: Size) -> tuple[dict[str, str], tuple[str, ...]]:
         params = vdsp.params(data.process_ops if data else [], size)
     except ProcessOpError as error:
         return written, (f"no {PARAMS}: {error.what}",)
-    return written | {PARAMS: _json(params)}, ()
-
-
-def _json(params: dict[str, Any]) -> str:
-    return json.dumps(params, indent=2) + "\n"
+    return written | {PARAMS: store.json_text(params)}, ()
 
 
 def export(
@@ -151,7 +145,7 @@ def export(
         names.append(f"npz/{stem}.npz\n")
     (folder / DATALIST).write_text("".join(names), encoding="utf-8")
     (folder / "fp32.onnx").write_bytes(fp32)
-    (folder / PARAMS).write_text(_json(params), encoding="utf-8")
+    (folder / PARAMS).write_text(store.json_text(params), encoding="utf-8")
     text = vendor_spec(spec, "fp32.onnx", "images", len(photos))
     (folder / SPEC).write_text(text, encoding="utf-8")
 

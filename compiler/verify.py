@@ -108,6 +108,7 @@ def measure(
         bit_exact=BitExactness(True, len(exact), values),
         gate=accuracy.judge(images, gate, protocol),
         seed=engine.spec.backend.quantize.seed,
+        channels=engine.net.output_tensor.channels,
         crops=worst,
     )
 

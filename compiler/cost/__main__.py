@@ -146,8 +146,8 @@ def _from_spec(file: SpecFile) -> FloatNetwork:
             where=str(file.path),
             fix=f"build it, then python -m compiler.cost artifacts/{file.spec.name}",
         )
-    shape = {name: tuple(dims) for name, dims in file.spec.frontend.shape.items()}
-    loaded = model.load(Path(file.spec.frontend.checkpoint), shape)
+    frontend = file.spec.frontend
+    loaded = model.load(Path(frontend.checkpoint), frontend.shapes)
     try:
         return fusion.fuse(canonical(loaded.proto))
     except WorkbenchError:  # shapes computed by the graph: only the simplifier folds those

@@ -13,7 +13,7 @@ from calib.table import CalibrationTable
 from compiler import qdq
 from compiler.floatnet import FloatNetwork
 from compiler.network import Network
-from compiler.recovery import equalize, gptq, sensitivity
+from compiler.recovery import gptq, scales, sensitivity
 from compiler.recovery.equalize import Equalization
 from compiler.recovery.gptq import Rounded
 from compiler.recovery.samples import Samples
@@ -49,12 +49,10 @@ class Recipe:
 
 
 def equalization(net: FloatNetwork, samples: Samples, recipe: Recipe) -> Equalization:
-    """The channel scales of least predicted output error (see `equalize`)."""
+    """The channel scales of least predicted output error (see `scales`)."""
     shown = sensitivity.measure(net, samples, seed=recipe.seed)
     share = GPTQ_LEAVES if recipe.rounding == "gptq" else 1.0
-    return equalize.choose(
-        net, samples, shown, symmetric=recipe.symmetric, weight_error_share=share
-    )
+    return scales.choose(net, samples, shown, symmetric=recipe.symmetric, weight_error_share=share)
 
 
 def integer_network(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from calib.errors import DataError
-from compiler import bundle, cli
+from compiler import bundle, cli, store
 from compiler.errors import BundleError
 from compiler.progress import Reporter
 
@@ -44,7 +44,7 @@ def update(path: Path, figures: Mapping[str, Any]) -> Path:
         ) from error
     changes = {
         REPORT: refresh(report.read_text("utf-8"), speed),
-        LATENCY: json.dumps(figures, indent=2) + "\n",
+        LATENCY: store.json_text(figures),
     }
     bundle.replace_measured(path, changes)
     return report

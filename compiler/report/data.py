@@ -89,14 +89,9 @@ class ReportData:
         return any(row.changed for row in self.weights)
 
     @property
-    def colours(self) -> str:
-        """What scores are taken over: RGB, or the one channel of a grey network."""
-        return "RGB" if self.floats.channels[self.floats.output] == 3 else "grey"
-
-    @property
     def shape(self) -> str:
         """The input's shape, 1x3x1080x1920."""
-        return "x".join(map(str, next(iter(self.spec.frontend.shape.values()))))
+        return "x".join(map(str, self.spec.frontend.dims))
 
 
 def collect(build: Build) -> ReportData:

@@ -32,7 +32,7 @@ def page(data: ReportData) -> str:
         data=data,
         accuracy=accuracy,
         gate=gate,
-        metrics=_metrics(data),
+        metrics=data.accuracy.metrics,
         style=Markup(svg.MARKS + text("style.css")),
         script=Markup(text("script.js")),
         crops=Markup(_script_json([_crop(c) for c in data.accuracy.crops])),
@@ -48,17 +48,6 @@ def page(data: ReportData) -> str:
         graph=Markup(graph.graph(data.floats)),
         manifest=json.dumps(data.manifest, indent=2),
     )
-
-
-def _metrics(data: ReportData) -> tuple[tuple[str, str, int], ...]:
-    """Title, attribute of `Scores` and digits of each metric that was measured."""
-    known = (
-        (f"PSNR {data.colours}", "psnr_rgb_db", 3),
-        ("PSNR Y", "psnr_y_db", 3),
-        (f"SSIM {data.colours}", "ssim_rgb", 4),
-        ("SSIM Y", "ssim_y", 4),
-    )
-    return tuple(m for m in known if data.accuracy.mean("fp32", m[1]) is not None)
 
 
 def _crop(crop: Crop) -> dict[str, Any]:

@@ -43,6 +43,14 @@ def test_above_bicubic_gates_under_standard_only() -> None:
     assert accuracy.judge(below, gate, "vendor").passed
 
 
+def test_a_gate_that_asks_nothing_is_told_from_one_that_holds() -> None:
+    above = Gate(above_bicubic=True)
+    assert not accuracy.judge(IMAGES, Gate(), "standard").checked
+    assert not accuracy.judge(IMAGES, above, "vendor").checked
+    assert accuracy.judge(IMAGES, above, "standard").checked
+    assert accuracy.judge(IMAGES, Gate(ssim_drop=1.0), "vendor").checked
+
+
 def test_nan_never_passes_a_gate() -> None:
     broken = (image(30, float("nan"), 29),)
     assert not accuracy.judge(broken, Gate(psnr_drop_db=1.0), "standard").passed

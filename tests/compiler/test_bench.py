@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from compiler import bench
+from compiler import bench, measured
 from compiler.host import detect
 from compiler.kernels.measure import multiplications
 from compiler.library import build_library, load_library
@@ -26,14 +26,8 @@ def test_layers_and_peers_of_a_small_network(tmp_path: Path) -> None:
     assert [p.name for p in parts] == [op.name for op in net.ops[:-1]]
     assert all(p.median_ms > 0 for p in parts)
     assert all(rate > 0 for rate in peaks.values())
-    path, x = tmp_path / "mod.so", bench.input_for(net, size)
+    path, x = tmp_path / "mod.so", measured.input_for(net, size)
     build_library(net, size, host, path)
     times = bench.measure(load_library(path, host), x, {"nothing": lambda: None}, runs=2)
     assert set(times) == {"library", "nothing"}
     assert bench.memory(path, host, x).beyond_io_bytes < 15_000_000
-
-
-def test_the_input_follows_the_kind_of_the_network() -> None:
-    net = bicubic_plusplus(2, input_kind="uint8")
-    assert bench.input_for(net, (8, 6)).shape == (1, 8, 6, 3)
-    assert bench.input_for(net, (8, 6)).dtype == "uint8"
