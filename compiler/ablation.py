@@ -154,7 +154,7 @@ def _rate(built: Result) -> int:
 def show(reporter: Reporter, rows: Sequence[Row], folders: Sequence[Path]) -> None:
     """One table a target: recipes down, sets across, drops in dB and of SSIM."""
     for target in TARGETS:
-        table = Table(title=f"{target}: drop against fp32, RGB", title_justify="left")
+        table = Table(title=f"{target}: drop against fp32", title_justify="left")
         table.add_column("recipe")
         for folder in folders:
             table.add_column(f"{folder.parent.name}/{folder.name}\n(dB)", justify="right")

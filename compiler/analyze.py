@@ -24,11 +24,11 @@ from compiler.bundle import Bundle
 from compiler.data import Pair
 from compiler.engine import Engine
 from compiler.errors import BundleError
+from compiler.float_values import FloatValues
 from compiler.floatnet import FloatNetwork
 from compiler.network import Network
 from compiler.progress import Reporter
 from compiler.recovery import equalize
-from compiler.recovery.samples import FloatValues
 from compiler.recovery.split import split_residuals
 from compiler.runner import Session
 from compiler.verify import held_out, pairs_of
@@ -55,7 +55,7 @@ class TensorQuality:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a part of the quantization costs, in dB of RGB PSNR against fp32.
+    """What a part of the quantization costs, in dB of PSNR over all channels against fp32.
 
     Attributes:
         alone_db: drop with only this part quantized.

@@ -9,10 +9,8 @@ from __future__ import annotations
 import itertools
 import json
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-import onnx.utils
 
 from calib import table as calib_table
 from calib.errors import CalibrationError
@@ -27,14 +25,13 @@ from calib.histogram import (
 from calib.images import ProcessOp, apply_ops, digest
 from calib.methods import Method
 from calib.qparams import F32
-from calib.table import CalibrationTable, from_range
-from compiler import qdq
+from calib.table import CalibrationTable, TensorCalibration, from_range
 from compiler.dataset import Photo
 from compiler.errors import ShapeError, SizeError
+from compiler.float_values import FloatValues
 from compiler.floatnet import FloatConv, FloatNetwork
 from compiler.network import Concat, QuantizeInput, sizes
 from compiler.progress import Reporter
-from compiler.runner import Session
 
 
 @dataclass(frozen=True)
@@ -82,12 +79,14 @@ def observe(
     ranges: dict[str, Range] = {}
     digests: list[str] = []
     for photo in reporter.track(photos, "calibration: ranges"):
-        for name, x in activations.of(photo, digests):
+        values, own = activations.of(photo)
+        digests.append(own)
+        for name, x in values.items():
             seen = Range.of(x, name)
             ranges[name] = ranges[name].merge(seen) if name in ranges else seen
     halves = tuple({n: Histogram.empty(r) for n, r in ranges.items()} for _ in (0, 1))
     for i, photo in enumerate(reporter.track(photos, "calibration: histograms")):
-        for name, x in activations.of(photo, []):
+        for name, x in activations.of(photo)[0].items():
             halves[i % 2][name] = halves[i % 2][name].add(x, name)
     return Observed(ranges, (halves[0], halves[1]), tuple(digests))
 
@@ -119,22 +118,16 @@ def load(data: bytes) -> Observed:
 
 
 class _Activations:
-    """The float network up to its last rounding point, in ONNX Runtime."""
+    """The float values of every rounding point, image by image."""
 
     def __init__(self, net: FloatNetwork, ops: Sequence[ProcessOp], threads: int) -> None:
         self.net, self.ops = net, ops
-        self.input = net.quantize_input.output
-        self.names = [name for name in net.rounding_points if name != self.input]
-        self.session = None
-        if self.names:
-            extractor = onnx.utils.Extractor(qdq.write_float(net))
-            part = extractor.extract_model([net.input], self.names)
-            self.session = Session(part, threads=threads)
+        points = dict.fromkeys((net.quantize_input.output, *net.rounding_points))
+        self.values = FloatValues(net, points, threads=threads)
 
-    def of(self, photo: Photo, digests: list[str]) -> Iterator[tuple[str, F32]]:
-        """(rounding point, float32 [C, H, W]) of one image, whose digest is appended."""
+    def of(self, photo: Photo) -> tuple[dict[str, F32], str]:
+        """Rounding point to float32 [C, H, W] of one image, and the image's digest."""
         image = photo.read()
-        digests.append(digest(image))
         x = apply_ops(self.ops, image)
         channels = self.net.channels[self.net.input]
         if len(x) != channels:
@@ -151,10 +144,7 @@ class _Activations:
                 where=f"image {photo.name}",
                 fix="add a Resize or CenterCrop to dataset.process_ops",
             ) from error
-        yield self.input, self.net.quantize_input.normalized(x)
-        if self.session is not None:
-            results = self.session.run_all({self.net.input: x[None]})
-            yield from ((name, value[0]) for name, value in zip(self.names, results, strict=True))
+        return self.values.of(x[None]), digest(image)
 
 
 def choose(
@@ -174,22 +164,15 @@ def choose(
         The table and warnings: thresholds that still move between two halves of the images, and
         visible clipping.
     """
-
-    groups, first = concat_groups(net), net.quantize_input
+    first = net.quantize_input
 
     def table(histograms: Mapping[str, Histogram]) -> CalibrationTable:
         own = {n: calib_table.calibrate(h, method, symmetric) for n, h in histograms.items()}
-        shared = {
-            name: from_range(
-                histograms[name],
-                min(own[member].low for member in group),
-                max(own[member].high for member in group),
-                method.name,
-                symmetric,
-            )
-            for group in groups
-            for name in group
-        }
+        shared: dict[str, TensorCalibration] = {}
+        for group in concat_groups(net):
+            low, high = min(own[n].low for n in group), max(own[n].high for n in group)
+            for n in group:
+                shared[n] = from_range(histograms[n], low, high, method.name, symmetric)
         if byte_values is not None and first.output not in shared:
             hist, values = histograms[first.output], first.normalized(byte_values)
             own[first.output] = calib_table.of_bytes(hist, values, symmetric)

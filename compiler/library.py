@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -71,7 +70,6 @@ def build_library(
     size: Size,
     host: Host,
     path: Path,
-    report: Callable[[str], None] | None = None,
 ) -> LibraryInfo:
     """Lowers and compiles `net` for one image size to the shared library `path`.
 
@@ -82,12 +80,9 @@ def build_library(
         StorageError: the file cannot be written.
         and what `lower` raises.
     """
-    say = report or (lambda message: None)
     start = time.perf_counter()
     parts = chains(net, size, host)
-    say(f"{sum(len(p.kernels) for p in parts)} operators in {len(parts)} chains for {host.isa}")
     executable = compile_module(module(net, parts), host)
-    say("linking")
     _export(executable, path)
     return LibraryInfo(
         host.isa,

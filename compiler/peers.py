@@ -20,7 +20,6 @@ from compiler import runner
 from compiler.errors import HostError
 from compiler.scaling import Net
 
-PRESETS = {"performance": "symmetric activations", "mixed": "asymmetric activations"}
 METHODS = ("MinMax", "Percentile", "Entropy")  # ONNX Runtime's names
 
 

@@ -115,15 +115,13 @@ def path(commands: str, kind: str) -> str:
     return f'<path d="{commands}"{_kind(kind)}/>'
 
 
-def axes(
-    x: Axis, y: Axis, x_label: str, y_label: str, *, x_ticks: int = 5, y_ticks: int = 5
-) -> str:
+def axes(x: Axis, y: Axis, x_label: str, y_label: str, *, y_ticks: int = 5) -> str:
     """Grid lines, tick labels and titles; y pixels run from start (bottom) to end (top)."""
     parts = []
     for value in y.ticks(y_ticks):
         parts.append(line((x.start, y(value)), (x.end, y(value)), "grid"))
         parts.append(text(x.start - 6, y(value) + 4, short(value), "end", "soft"))
-    for value in x.ticks(x_ticks):
+    for value in x.ticks():
         parts.append(line((x(value), y.start), (x(value), y.start + 5), "axis"))
         parts.append(text(x(value), y.start + 18, short(value), "middle", "soft"))
     parts.append(line((x.start, y.start), (x.end, y.start), "axis"))

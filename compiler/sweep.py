@@ -18,7 +18,7 @@ import numpy as np
 from rich.table import Table
 
 from calib.errors import DataError, WorkbenchError
-from calib.images import ProcessOp, digest
+from calib.images import ProcessOp
 from compiler import accuracy, bundle, cli, pipeline, qdq, scaling, spec
 from compiler.data import Pair
 from compiler.progress import Reporter
@@ -26,7 +26,7 @@ from compiler.runner import Session
 from compiler.scaling import Net, Scaling
 from compiler.spec import SpecFile
 from compiler.store import write_text
-from compiler.verify import pairs_of
+from compiler.verify import held_out, pairs_of
 
 IMAGES = 10
 _BAR = 24  # characters
@@ -111,13 +111,7 @@ def _measure(file: SpecFile, settings: tuple[str, ...], images: int, reporter: R
     ops = file.spec.dataset.process_ops if file.spec.dataset else []
     geometry = scaling.scaling(built.net)
     pairs, _, _ = pairs_of(file.spec.verify, geometry.rate)
-    kept = [p for p in pairs if digest(p.read_lr()) not in built.calibrated_on][:images]
-    if not kept:
-        raise DataError(
-            f"all {len(pairs)} verification images are calibration images too",
-            where="verify",
-            fix="verify on other images, or calibrate on fewer (dataset.sampler.get_data_num)",
-        )
+    kept = held_out(pairs, built.calibrated_on)[:images]
     fp32, int8 = Session(built.fp32), Session(qdq.write(built.net), optimize=False)
     drop = mean_drop(fp32.run, int8.run, kept, ops, geometry)
     return Variant(settings, drop.psnr_db, drop.ssim)
@@ -125,7 +119,7 @@ def _measure(file: SpecFile, settings: tuple[str, ...], images: int, reporter: R
 
 @dataclass(frozen=True)
 class Drop:
-    """What int8 costs against fp32 on RGB, the mean over images."""
+    """What int8 costs against fp32 over all channels, the mean over images."""
 
     psnr_db: float
     ssim: float

@@ -135,7 +135,7 @@ def _entry(row: Row, bundle: Bundle, accuracies: Sequence[dict[str, Any]]) -> En
     from compiler import fusion, stats
 
     counts = stats.network_stats(fusion.fuse(bundle.engine.fp32), bundle.engine.main_size)
-    (shape,) = bundle.spec.frontend.shape.values()
+    frontend = bundle.spec.frontend
     measured = (
         Measured(
             protocol=a["protocol"],
@@ -150,8 +150,8 @@ def _entry(row: Row, bundle: Bundle, accuracies: Sequence[dict[str, Any]]) -> En
     )
     return Entry(
         row,
-        bundle.spec.frontend.checkpoint,
-        tuple(shape),
+        frontend.checkpoint,
+        tuple(frontend.dims),
         counts.macs,
         counts.params,
         tuple(measured),

@@ -84,6 +84,28 @@ def to_onnx(
         ModelError: as `check_state`.
     """
     check_state(state, rate)
+    constants = {k: np.ascontiguousarray(state[k]) for k in kernel_shapes(rate)}
+    if centred:
+        constants["centre"] = np.array(CENTRE, np.float32)
+    graph = helper.make_graph(
+        _nodes(rate, centred),
+        f"bicubic_plusplus_{rate}x",
+        [_image("input", "height", "width")],
+        [_image("output", "output_height", "output_width")],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+        doc_string=description,
+    )
+    model = helper.make_model(
+        graph,
+        opset_imports=[helper.make_opsetid("", _OPSET)],
+        ir_version=_IR_VERSION,
+        producer_name="vacc-workbench",
+    )
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def _nodes(rate: int, centred: bool) -> list[onnx.NodeProto]:
     image, last = ("centred", "restored") if centred else ("input", "conv_out")
     nodes = [
         _conv("conv0", image, stride=2),
@@ -103,29 +125,10 @@ def to_onnx(
             mode="CRD",
         ),
     ]
-    constants = [
-        numpy_helper.from_array(np.ascontiguousarray(state[k]), k) for k in kernel_shapes(rate)
-    ]
     if centred:
         nodes.insert(0, helper.make_node("Sub", ["input", "centre"], ["centred"], "subtract"))
         nodes.insert(-1, helper.make_node("Add", ["conv_out", "centre"], [last], "restore"))
-        constants.append(numpy_helper.from_array(np.array(CENTRE, np.float32), "centre"))
-    graph = helper.make_graph(
-        nodes,
-        f"bicubic_plusplus_{rate}x",
-        [_image("input", "height", "width")],
-        [_image("output", "output_height", "output_width")],
-        constants,
-        doc_string=description,
-    )
-    model = helper.make_model(
-        graph,
-        opset_imports=[helper.make_opsetid("", _OPSET)],
-        ir_version=_IR_VERSION,
-        producer_name="vacc-workbench",
-    )
-    onnx.checker.check_model(model, full_check=True)
-    return model
+    return nodes
 
 
 def export_onnx(

@@ -43,6 +43,7 @@ COMPILER_ORDER = [
     "lower",
     "library",
     "runner",
+    "float_values",
     "shapes",
     "canonical",
     "model",

@@ -75,10 +75,9 @@ def of_spec(
 ) -> Cost:
     """The cost of a spec's network at its shape and element types."""
     backend = file.spec.backend
-    (dims,) = file.spec.frontend.shape.values()
     load = workload(
         net,
-        (dims[2], dims[3]),
+        file.spec.frontend.size,
         input_kind=backend.input.dtype,
         output_kind=backend.output.dtype,
     )

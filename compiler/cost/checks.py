@@ -117,7 +117,7 @@ def resnet50(*, stride_in_3x3: bool = True) -> Workload:
     return net.workload()
 
 
-def rcan(groups: int = 10, blocks: int = 20, channels: int = 64, reduction: int = 16) -> Workload:
+def rcan(groups: int = 10, blocks: int = 20, channels: int = 64) -> Workload:
     """RCAN 2x on a 1080p frame, as published: channel attention scales each block's residual."""
     net = Layers("rcan", 3, FULL_HD)
     head = net.conv(channels, 3)
@@ -128,7 +128,7 @@ def rcan(groups: int = 10, blocks: int = 20, channels: int = 64, reduction: int 
             net.conv(channels, 3)
             body = net.conv(channels, 3)
             net.move("avgpool", (channels, 1, 1), ahead=FULL_HD[0] - 1)
-            net.conv(channels // reduction, 1)
+            net.conv(channels // 16, 1)
             attention = net.conv(channels, 1)
             net.scale(body, attention, skip)
         net.conv(channels, 3, residual=start)
@@ -139,8 +139,9 @@ def rcan(groups: int = 10, blocks: int = 20, channels: int = 64, reduction: int 
     return net.workload()
 
 
-def rcan_vendor(groups: int = 3, blocks: int = 2, channels: int = 32) -> Workload:
+def rcan_vendor() -> Workload:
     """The reduced RCAN 2x of the vendor's zoo on a 1080p frame."""
+    groups, blocks, channels = 3, 2, 32
     net = Layers("rcan_reduced", 3, FULL_HD)
     head = net.conv(channels, 3, stride=2)
     for _ in range(groups):

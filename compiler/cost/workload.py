@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from compiler.floatnet import FloatNetwork
-from compiler.network import ConvChain, Kind, MaxPool, Size, sizes
+from compiler.network import AnyOp, ConvChain, Kind, MaxPool, Size, sizes
 
 ELEMENT_BYTES: Mapping[Kind, int] = {"int8": 1, "uint8": 1, "float32": 4}
 CHANNEL_BYTES = 8  # of each output channel: an int32 bias and a float32 multiplier
@@ -91,30 +91,29 @@ def workload(
             kind = input_kind if name == net.input else output_kind
         count = net.channels[name] * height * width
         features[name] = Feature(count * ELEMENT_BYTES[kind], height)
-    works = []
-    for op in net.ops:
-        if isinstance(op, ConvChain):
-            height, width = known[op.output]
-            extent = (op.kernel[0] - 1) * op.dilations[0]
-            before = min(op.pads[0], extent)
-            works.append(
-                Work(
-                    op.name,
-                    op.inputs,
-                    op.output,
-                    macs=int(op.weight.size) * height * width,
-                    weight_bytes=int(op.weight.size) + CHANNEL_BYTES * len(op.weight),
-                    before=before,
-                    ahead=extent - before,
-                )
-            )
-        elif isinstance(op, MaxPool):
-            before = op.pads[0]
-            ahead = op.kernel[0] - 1 - before
-            works.append(Work(op.name, op.inputs, op.output, before=before, ahead=ahead))
-        else:
-            works.append(Work(op.name, op.inputs, op.output))
-    return Workload(net.name, tuple(works), features)
+    works = tuple(_work(op, known[op.output]) for op in net.ops)
+    return Workload(net.name, works, features)
+
+
+def _work(op: AnyOp, size: Size) -> Work:
+    """What an operator multiplies and reads for an output of `size`."""
+    if isinstance(op, ConvChain):
+        extent = (op.kernel[0] - 1) * op.dilations[0]
+        before = min(op.pads[0], extent)
+        return Work(
+            op.name,
+            op.inputs,
+            op.output,
+            macs=int(op.weight.size) * size[0] * size[1],
+            weight_bytes=int(op.weight.size) + CHANNEL_BYTES * len(op.weight),
+            before=before,
+            ahead=extent - before,
+        )
+    if isinstance(op, MaxPool):
+        before = op.pads[0]
+        ahead = op.kernel[0] - 1 - before
+        return Work(op.name, op.inputs, op.output, before=before, ahead=ahead)
+    return Work(op.name, op.inputs, op.output)
 
 
 class Layers:

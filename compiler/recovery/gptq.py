@@ -29,10 +29,11 @@ from calib import qparams
 from calib.qparams import F32, F64, INT8_MAX, INT8_MIN, WEIGHT_MAX
 from calib.table import CalibrationTable
 from compiler import quantize, reference
+from compiler.float_values import FloatValues
 from compiler.floatnet import FloatConv, FloatNetwork
 from compiler.network import ConvChain, Network
 from compiler.quantize import RoundedWeights
-from compiler.recovery.samples import FloatValues, Samples
+from compiler.recovery.samples import Samples
 
 DAMPING = 0.02
 CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8)  # weight scales tried, as parts of the one that never clips

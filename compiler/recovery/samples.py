@@ -6,15 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
-import onnx.utils
 
 from calib.images import ProcessOp, apply_ops, digest
 from calib.qparams import F32
-from compiler import qdq
 from compiler.dataset import Photo
-from compiler.floatnet import FloatNetwork
-from compiler.runner import Session
 
 PIXELS = 2**19  # of all images together
 TILE = 128
@@ -93,26 +88,3 @@ def _tiles(x: F32, budget: int, rng: np.random.Generator) -> Iterator[F32]:
         top = int(rng.integers(height - rows + 1))
         left = int(rng.integers(width - cols + 1))
         yield np.ascontiguousarray(x[None, :, top : top + rows, left : left + cols])
-
-
-class FloatValues:
-    """Float values of some tensors of a network, in ONNX Runtime on one thread."""
-
-    def __init__(self, net: FloatNetwork, names: Sequence[str]) -> None:
-        self._first = net.quantize_input
-        self._input = net.input
-        self._names = list(names)
-        computed = [name for name in names if name not in (self._first.output, net.input)]
-        self._computed = computed
-        if computed:
-            model = qdq.write_float(net)
-            part = onnx.utils.Extractor(model).extract_model([net.input], computed)
-            self._session = Session(part)
-
-    def of(self, tile: F32) -> dict[str, F32]:
-        """Tensor name to float32 [C, H, W]."""
-        values = {self._first.output: self._first.normalized(tile[0]), self._input: tile[0]}
-        if self._computed:
-            results = self._session.run_all({self._input: tile})
-            values |= {n: y[0] for n, y in zip(self._computed, results, strict=True)}
-        return {name: values[name] for name in self._names}

@@ -23,10 +23,11 @@ from numpy.typing import NDArray
 from calib.histogram import Histogram, Range
 from calib.methods import Mse
 from calib.qparams import F64, INT8_MAX
+from compiler.float_values import FloatValues
 from compiler.floatnet import FloatNetwork
 from compiler.recovery.channels import FIXED, Classes, channel_classes, groups
 from compiler.recovery.equalize import STRENGTHS, Equalization
-from compiler.recovery.samples import FloatValues, Samples
+from compiler.recovery.samples import Samples
 from compiler.recovery.sensitivity import Sensitivities
 
 _PER_OCTAVE = 6  # candidate steps: a grid of 12 %, on which the error is flat

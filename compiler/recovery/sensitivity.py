@@ -10,8 +10,9 @@ from onnx import TensorProto, helper
 
 from calib.qparams import F32, F64
 from compiler import qdq
+from compiler.float_values import FloatValues
 from compiler.floatnet import FloatNetwork
-from compiler.recovery.samples import FloatValues, Samples
+from compiler.recovery.samples import Samples
 from compiler.runner import Session
 
 _PROBES = 4  # tiles

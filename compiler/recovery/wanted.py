@@ -13,8 +13,9 @@ import onnx
 from calib.qparams import F32
 from calib.table import CalibrationTable
 from compiler import qdq
+from compiler.float_values import FloatValues
 from compiler.floatnet import FloatNetwork
-from compiler.recovery.samples import FloatValues, Samples
+from compiler.recovery.samples import Samples
 from compiler.runner import Session
 
 

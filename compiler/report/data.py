@@ -104,12 +104,6 @@ def collect(build: Build) -> ReportData:
     tiles = _tiles(build)
     noise = layers.sqnr_db(floats, build.engine.net, tiles)
     sensitivity = layers.sensitivities(floats, build.engine.net, tiles)
-    load = cost.workload(
-        floats,
-        build.engine.main_size,
-        input_kind=spec.backend.input.dtype,
-        output_kind=spec.backend.output.dtype,
-    )
     return ReportData(
         spec=spec,
         spec_yaml=bundle.dump_spec(spec),
@@ -135,10 +129,21 @@ def collect(build: Build) -> ReportData:
         ),
         weights=layers.weight_rows(floats, build.plain),
         probe=len(tiles),
-        cost=cost.estimate(load, build.target.hardware, build.target.name),
+        cost=_cost(build),
         checks=cost.checks(build.target.hardware),
         manifest=build.manifest,
     )
+
+
+def _cost(build: Build) -> Cost:
+    backend = build.engine.spec.backend
+    load = cost.workload(
+        build.floats,
+        build.engine.main_size,
+        input_kind=backend.input.dtype,
+        output_kind=backend.output.dtype,
+    )
+    return cost.estimate(load, build.target.hardware, build.target.name)
 
 
 def _tiles(build: Build) -> list[F32]:

@@ -13,10 +13,10 @@ from calib.methods import METHODS, Mse, method
 from calib.qparams import F32, F64
 from calib.table import CalibrationTable, TensorCalibration
 from compiler import mixed, reference
+from compiler.float_values import FloatValues
 from compiler.floatnet import FloatConv, FloatNetwork
 from compiler.network import Network
 from compiler.recovery.equalize import Factors
-from compiler.recovery.samples import FloatValues
 from compiler.stats import NetworkStats
 
 

@@ -11,8 +11,8 @@ from compiler import analyze, bundle, pipeline, spec
 from compiler.analyze import Analysis
 from compiler.bundle import Bundle
 from compiler.errors import BundleError
+from compiler.float_values import FloatValues
 from compiler.progress import silent
-from compiler.recovery.samples import FloatValues
 from compiler.runner import Session
 from compiler.verify import pairs_of
 from tests.compiler.conftest import tiny_spec

@@ -15,12 +15,13 @@ from calib.qparams import QParams
 from calib.table import CalibrationTable, calibrate, from_range
 from compiler import fusion, qdq, reference
 from compiler.dataset import Photo
+from compiler.float_values import FloatValues
 from compiler.floatnet import FloatNetwork
 from compiler.network import Network
 from compiler.recovery import auto, equalize, gptq, sensitivity
 from compiler.recovery.channels import FIXED, channel_classes, groups
 from compiler.recovery.recipe import Recipe, equalization, integer_network
-from compiler.recovery.samples import FloatValues, Samples, sample
+from compiler.recovery.samples import Samples, sample
 from compiler.recovery.search import search
 from compiler.recovery.split import split_residuals
 from compiler.recovery.wanted import Wanted, unrounded
