@@ -112,6 +112,16 @@ class Histogram:
         return np.arange(-half, half + 1).astype(np.float64) * self.width
 
     @property
+    def centres(self) -> F64:
+        """Middles of the bins: binary64 [bins], exact."""
+        return self.edges[:-1] + self.width / 2
+
+    @property
+    def mean_square(self) -> float:
+        """Mean of x^2, each value taken at the middle of its bin; `total` is not zero."""
+        return float(self.counts @ self.centres**2) / self.total
+
+    @property
     def total(self) -> int:
         """Number of values counted."""
         return int(self.counts.sum())

@@ -136,7 +136,7 @@ class KlDivergence:
         """D(reference || candidate) in nats for int8 with the scale and zero point q."""
         p = hist.counts / hist.total
         seen = np.flatnonzero(p)
-        p, u = p[seen], (hist.edges[seen] + hist.width / 2) / q.scale
+        p, u = p[seen], hist.centres[seen] / q.scale
         level = _levels(u, q).astype(np.int64) + q.zero_point - INT8_MIN
         inside = np.abs(u + q.zero_point - INT8_MIN - level) <= 0.5
         mass = np.bincount(level, p, 256)

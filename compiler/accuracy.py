@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from statistics import fmean
 from typing import Any
@@ -29,6 +29,9 @@ class Scores:
     psnr_y_db: float | None
     ssim_rgb: float
     ssim_y: float | None
+
+
+METRICS = tuple(score.name for score in fields(Scores))
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ class Accuracy:
             metric: list(bootstrap_ci95(self.drops(metric), self.seed))
             if self.drops(metric)
             else None
-            for metric in ("psnr_rgb_db", "psnr_y_db", "ssim_rgb", "ssim_y")
+            for metric in METRICS
         }
         means = {name: _nested(partial(self.mean, name)) for name in COMPETITORS}
         return {
@@ -139,10 +142,9 @@ class Accuracy:
         """One row an image: the scores of all competitors."""
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
-        metrics = tuple(Scores.__dataclass_fields__)
-        writer.writerow(["image", *(f"{c}_{m}" for c in COMPETITORS for m in metrics)])
+        writer.writerow(["image", *(f"{c}_{m}" for c in COMPETITORS for m in METRICS)])
         for image in self.images:
-            scores = [getattr(getattr(image, c), m) for c in COMPETITORS for m in metrics]
+            scores = [getattr(getattr(image, c), m) for c in COMPETITORS for m in METRICS]
             writer.writerow([image.name, *("" if s is None else f"{s:.6f}" for s in scores)])
         return out.getvalue()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from calib import table as calib_table
@@ -26,7 +26,7 @@ from calib.images import ProcessOp, apply_ops, digest
 from calib.methods import Method
 from calib.qparams import F32
 from calib.table import CalibrationTable, TensorCalibration, from_range
-from compiler.dataset import Photo
+from compiler.dataset import Photo, Rgb
 from compiler.errors import ShapeError, SizeError
 from compiler.float_values import FloatValues
 from compiler.floatnet import FloatConv, FloatNetwork
@@ -79,14 +79,14 @@ def observe(
     ranges: dict[str, Range] = {}
     digests: list[str] = []
     for photo in reporter.track(photos, "calibration: ranges"):
-        values, own = activations.of(photo)
-        digests.append(own)
-        for name, x in values.items():
+        image = photo.read()
+        digests.append(digest(image))
+        for name, x in activations.of(image, photo.name):
             seen = Range.of(x, name)
             ranges[name] = ranges[name].merge(seen) if name in ranges else seen
     halves = tuple({n: Histogram.empty(r) for n, r in ranges.items()} for _ in (0, 1))
     for i, photo in enumerate(reporter.track(photos, "calibration: histograms")):
-        for name, x in activations.of(photo)[0].items():
+        for name, x in activations.of(photo.read(), photo.name):
             halves[i % 2][name] = halves[i % 2][name].add(x, name)
     return Observed(ranges, (halves[0], halves[1]), tuple(digests))
 
@@ -118,22 +118,21 @@ def load(data: bytes) -> Observed:
 
 
 class _Activations:
-    """The float values of every rounding point, image by image."""
+    """The float values of every rounding point; those of one image are gone with its iterator."""
 
     def __init__(self, net: FloatNetwork, ops: Sequence[ProcessOp], threads: int) -> None:
         self.net, self.ops = net, ops
         points = dict.fromkeys((net.quantize_input.output, *net.rounding_points))
         self.values = FloatValues(net, points, threads=threads)
 
-    def of(self, photo: Photo) -> tuple[dict[str, F32], str]:
-        """Rounding point to float32 [C, H, W] of one image, and the image's digest."""
-        image = photo.read()
+    def of(self, image: Rgb, name: str) -> Iterator[tuple[str, F32]]:
+        """(rounding point, float32 [C, H, W]) of one image; its name is for errors."""
         x = apply_ops(self.ops, image)
         channels = self.net.channels[self.net.input]
         if len(x) != channels:
             raise ShapeError(
                 f"pre-processing yields {len(x)} channels, the network takes {channels}",
-                where=f"image {photo.name}",
+                where=f"image {name}",
                 fix="add or remove a ChannelSplit or CvtColor in dataset.process_ops",
             )
         try:
@@ -141,10 +140,10 @@ class _Activations:
         except SizeError as error:
             raise SizeError(
                 error.what,
-                where=f"image {photo.name}",
+                where=f"image {name}",
                 fix="add a Resize or CenterCrop to dataset.process_ops",
             ) from error
-        return self.values.of(x[None]), digest(image)
+        yield from self.values.of(x[None]).items()
 
 
 def choose(

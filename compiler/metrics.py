@@ -25,6 +25,8 @@ Float64: TypeAlias = NDArray[np.float64]
 TileSum: TypeAlias = Callable[[NDArray[Any], NDArray[Any], NDArray[np.float64]], float]
 
 PEAK: Final = 255.0
+LUMA: Final = (65.481, 128.553, 24.966)
+"""BT.601 weights of R, G and B, for values in [0, 1]."""
 MIN_FID_PATCHES: Final = 2048
 """Inception features have 2048 dimensions: with fewer patches their covariance is singular."""
 
@@ -84,8 +86,7 @@ def ssim(reference: Image, image: Image, border: int = 0) -> float:
 
 def rgb_to_y(rgb: Image) -> Float64:
     """BT.601 luma of RGB [H, W, 3] in [0, 255]: float64 [H, W] in [16, 235], not rounded."""
-    weights = np.array([65.481, 128.553, 24.966]) / 255
-    return rgb.astype(np.float64) @ weights + 16
+    return rgb.astype(np.float64) @ (np.array(LUMA) / 255) + 16
 
 
 def bootstrap_ci95(differences: Sequence[float], seed: int) -> tuple[float, float]:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from calib.errors import DataError, WorkbenchError
+from compiler.metrics import LUMA
 from compiler.store import atomic, storage, write_json
 from models.bicubic_plusplus import export_onnx
 from models.evaluate import measure, upscaler
@@ -36,7 +37,7 @@ from models.recipe import Recipe
 
 DESCRIPTION = "Bicubic++ trained by the VACC workbench on CC0 photographs; licence CC0-1.0"
 
-_LUMA = torch.tensor([65.481, 128.553, 24.966]) / 255
+_LUMA = torch.tensor(LUMA) / 255
 _THRESHOLD_RATE = 5e-3  # of Adam, on the logarithms of the thresholds
 _CHECK_EVERY = 1000  # steps between checkpoints, each with one point of the curve
 

@@ -7,7 +7,7 @@
 from compiler.cost.checks import Check, checks
 from compiler.cost.hardware import Die, die
 from compiler.cost.model import Cost, Part, Schedule
-from compiler.cost.schedule import estimate
+from compiler.cost.schedule import estimate, of_spec
 from compiler.cost.workload import Feature, Work, Workload, workload
 
 __all__ = [
@@ -22,5 +22,6 @@ __all__ = [
     "checks",
     "die",
     "estimate",
+    "of_spec",
     "workload",
 ]

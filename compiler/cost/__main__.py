@@ -13,11 +13,9 @@ from calib.errors import WorkbenchError
 from compiler import cli, spec, svg, target
 from compiler.cost.checks import checks
 from compiler.cost.hardware import NEEDED
-from compiler.cost.model import Cost
 from compiler.cost.roofline import roofline
-from compiler.cost.schedule import estimate
+from compiler.cost.schedule import of_spec
 from compiler.cost.show import show
-from compiler.cost.workload import workload
 from compiler.errors import FrontendError, SpecError
 from compiler.floatnet import FloatNetwork
 from compiler.progress import Reporter
@@ -61,27 +59,13 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
     hardware = with_figures(built_for.hardware, what_if)
     with reporter.busy("reading the network"):
         net = _from_bundle(bundle) if bundle else _from_spec(file)
-    cost = of_spec(net, file, hardware, built_for.name)
+    cost = of_spec(net, file.spec, hardware, built_for.name)
     checked = checks(hardware)
     show(cost, checked, reporter)
     cli.write_result(args.json, cost.to_json() | {"checks": [c.to_json() for c in checked]})
     if args.svg:
         write_text(args.svg, svg.standalone(roofline(cost)))
     return 0
-
-
-def of_spec(
-    net: FloatNetwork, file: SpecFile, hardware: Mapping[str, Figure], target_name: str
-) -> Cost:
-    """The cost of a spec's network at its shape and element types."""
-    backend = file.spec.backend
-    load = workload(
-        net,
-        file.spec.frontend.size,
-        input_kind=backend.input.dtype,
-        output_kind=backend.output.dtype,
-    )
-    return estimate(load, hardware, target_name)
 
 
 def with_figures(hardware: Mapping[str, Figure], changes: Sequence[str]) -> dict[str, Figure]:

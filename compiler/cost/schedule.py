@@ -12,8 +12,17 @@ from dataclasses import dataclass
 
 from compiler.cost.hardware import Die, die
 from compiler.cost.model import Cost, Part, Schedule
-from compiler.cost.workload import Work, Workload
+from compiler.cost.workload import Work, Workload, workload
+from compiler.floatnet import FloatNetwork
+from compiler.schema import Spec
 from compiler.target import Figure
+
+
+def of_spec(net: FloatNetwork, spec: Spec, hardware: Mapping[str, Figure], target: str) -> Cost:
+    """The cost of a network at the shape and element types of a spec; else as `estimate`."""
+    kinds = spec.backend.input.dtype, spec.backend.output.dtype
+    load = workload(net, spec.frontend.size, input_kind=kinds[0], output_kind=kinds[1])
+    return estimate(load, hardware, target)
 
 
 def estimate(load: Workload, hardware: Mapping[str, Figure], target: str, batch: int = 1) -> Cost:

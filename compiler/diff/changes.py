@@ -9,11 +9,11 @@ from typing import Any, Final
 import numpy as np
 
 from calib.errors import DataError
+from compiler.accuracy import METRICS
 from compiler.diff.side import Side
 from compiler.metrics import bootstrap_ci95
 from compiler.network import Conv
 
-METRICS: Final = ("psnr_rgb_db", "psnr_y_db", "ssim_rgb", "ssim_y")
 _ABSENT: Final = "-"
 
 

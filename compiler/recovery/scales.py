@@ -61,7 +61,7 @@ def choose(
     for group in groups(points, classes):
         exponents |= _search({p: tables[p] for p in group}, classes, window)
     log_t = {n: np.array([exponents.get(int(k), 0.0) for k in classes[n]]) for n in net.channels}
-    power = {p: np.array([_mean_square(h) for h in hists[p]]) for p in points}
+    power = {p: np.array([h.mean_square for h in hists[p]]) for p in points}
     errors = {}
     for strength in STRENGTHS:
         logs = {n: strength * e for n, e in log_t.items()}
@@ -117,11 +117,6 @@ def _errors(hist: Histogram, window: NDArray[np.int64], symmetric: bool) -> F64:
         return np.zeros((len(zeros), len(window)))
     steps = np.exp2(window / _PER_OCTAVE)
     return np.array([Mse.errors(hist, steps, z) for z in zeros])
-
-
-def _mean_square(hist: Histogram) -> float:
-    centres = (hist.edges[:-1] + hist.edges[1:]) / 2
-    return float(hist.counts @ centres**2) / hist.total
 
 
 @dataclass(frozen=True, eq=False)

@@ -99,7 +99,8 @@ def collect(build: Build) -> ReportData:
 
     Costs a second or two: histograms are at hand, and the golden model runs on a few small tiles.
     """
-    spec, floats, observed = build.engine.spec, build.floats, build.observed
+    spec, target = build.engine.spec, build.target
+    floats, observed = build.floats, build.observed
     histograms = observed.histograms
     tiles = _tiles(build)
     noise = layers.sqnr_db(floats, build.engine.net, tiles)
@@ -124,26 +125,15 @@ def collect(build: Build) -> ReportData:
             build.table,
             histograms,
             layers.channel_ranges(floats, observed.ranges, build.factors),
-            symmetric=build.target.symmetric,
+            symmetric=target.symmetric,
             calibrate_range=spec.backend.quantize.calibrate_range,
         ),
         weights=layers.weight_rows(floats, build.plain),
         probe=len(tiles),
-        cost=_cost(build),
-        checks=cost.checks(build.target.hardware),
+        cost=cost.of_spec(floats, spec, target.hardware, target.name),
+        checks=cost.checks(target.hardware),
         manifest=build.manifest,
     )
-
-
-def _cost(build: Build) -> Cost:
-    backend = build.engine.spec.backend
-    load = cost.workload(
-        build.floats,
-        build.engine.main_size,
-        input_kind=backend.input.dtype,
-        output_kind=backend.output.dtype,
-    )
-    return cost.estimate(load, build.target.hardware, build.target.name)
 
 
 def _tiles(build: Build) -> list[F32]:

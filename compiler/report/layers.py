@@ -200,9 +200,7 @@ def own_sqnr_db(hist: Histogram, found: TensorCalibration) -> float | None:
     """Signal over the error of rounding and clipping one tensor, from its histogram."""
     if hist.limit == 0 or hist.total == 0:
         return None
-    centres = hist.edges[:-1] + hist.width / 2
-    signal = float(hist.counts @ centres**2) / hist.total
-    return _db(signal, Mse.error(hist, found.qparams))
+    return _db(hist.mean_square, Mse.error(hist, found.qparams))
 
 
 def sqnr_db(floats: FloatNetwork, net: Network, tiles: Sequence[F32]) -> dict[str, float | None]:

@@ -13,7 +13,7 @@ import pytest
 from calib.errors import CalibrationError, ImageError
 from calib.images import ChannelSplit, Normalize, ToTensor, apply_ops, digest, write_image
 from calib.methods import KlDivergence, Max, Mse, Percentile
-from compiler import calibrate, fusion
+from compiler import calibrate, float_values, fusion
 from compiler.calibrate import Observed, choose, concat_groups, observe
 from compiler.dataset import Photo
 from compiler.errors import ShapeError, SizeError
@@ -123,7 +123,7 @@ def test_one_session_and_one_image_at_a_time(
             alive[:] = [weakref.ref(r) for r in results]
             return results
 
-    monkeypatch.setattr(calibrate, "Session", Watched)
+    monkeypatch.setattr(float_values, "Session", Watched)
     watch(net_of(residual_groups()), photos(tmp_path, *[(16, 20)] * 4))
     assert len(made) == 1
 
