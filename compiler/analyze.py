@@ -34,7 +34,6 @@ from compiler.runner import Session
 from compiler.verify import held_out, pairs_of
 
 IMAGES = 6
-_BAR = 24  # characters
 
 
 @dataclass(frozen=True)
@@ -210,10 +209,11 @@ def show(reporter: Reporter, name: str, result: Analysis) -> None:
     table = Table(title=title, title_justify="left")
     for column in ("part", "kind", "alone (dB)", "all but it (dB)", ""):
         table.add_column(column, justify="right" if "dB" in column else "left")
-    longest = max((c.alone_db for c in result.costs), default=0.0) or 1.0
+    longest = max((c.alone_db for c in result.costs), default=0.0)
     for c in result.costs:
-        bar = "█" * round(_BAR * max(c.alone_db, 0) / longest)
-        table.add_row(c.part, c.kind, f"{c.alone_db:.4f}", f"{c.without_db:.4f}", bar)
+        table.add_row(
+            c.part, c.kind, f"{c.alone_db:.4f}", f"{c.without_db:.4f}", cli.bar(c.alone_db, longest)
+        )
     reporter.table(table)
     table = Table(title="tensors", title_justify="left")
     for column in ("tensor", "SQNR (dB)", "cosine", "clipped"):

@@ -22,6 +22,7 @@ from compiler.store import write_json, write_text
 
 BAD_INPUT, INTERNAL, INTERRUPTED, READER_GONE = 2, 3, 130, 141
 STDOUT = Path("-")
+_BAR = 24  # characters of the longest bar of a table
 _PIPED_WIDTH = 160  # characters, where there is no terminal whose width counts
 _OWN = ("calib", "compiler", "models")
 
@@ -107,6 +108,11 @@ def write_plot(to: Path | None, rows: Sequence[tuple[str, float]], title: str, u
     """
     if to is not None:
         write_text(to, svg.standalone(svg.bars(rows, title, unit)))
+
+
+def bar(value: float, longest: float) -> str:
+    """A bar for a table, as long as its value; none for what is negative."""
+    return "█" * round(_BAR * max(value, 0) / longest) if longest > 0 else ""
 
 
 def main(

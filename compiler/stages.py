@@ -18,7 +18,7 @@ from compiler import bundle, calibrate, dataset, model, qdq, simplify, store, to
 from compiler import target as targets
 from compiler.calibrate import Observed
 from compiler.dataset import PhotoSet
-from compiler.errors import SpecError, UnsupportedOperatorError
+from compiler.errors import UnsupportedOperatorError
 from compiler.floatnet import FloatNetwork
 from compiler.network import Network
 from compiler.progress import Reporter
@@ -105,19 +105,12 @@ def require_operators(fp32: onnx.ModelProto, target: Target) -> None:
 
 
 def photo_set(file: SpecFile, rate: int) -> PhotoSet:
-    """The calibration images of a spec.
+    """The calibration images of a spec that `target.require` let pass.
 
     Raises:
-        SpecError: it has no `dataset:`.
         DataError: the folder is absent or empty.
     """
-    if file.spec.dataset is None:
-        raise SpecError(
-            "int8 needs calibration images, and the spec has no `dataset:`",
-            fix="add `dataset: {path: FOLDER}`, or `dataset: {fallback: samples}`",
-            where=str(file.path),
-            key="dataset",
-        )
+    assert file.spec.dataset is not None
     return dataset.calibration_set(file.spec.dataset, rate)
 
 

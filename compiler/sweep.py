@@ -29,7 +29,6 @@ from compiler.store import write_text
 from compiler.verify import held_out, pairs_of
 
 IMAGES = 10
-_BAR = 24  # characters
 
 
 @dataclass(frozen=True)
@@ -154,8 +153,9 @@ def show(reporter: Reporter, variants: Sequence[Variant]) -> None:
         if v.failure:
             table.add_row(label, "-", "-", v.failure)
             continue
-        bar = "█" * round(_BAR * max(v.psnr_drop_db, 0) / longest) if longest > 0 else ""
-        table.add_row(label, f"{v.psnr_drop_db:.4f}", f"{v.ssim_drop:.5f}", bar)
+        table.add_row(
+            label, f"{v.psnr_drop_db:.4f}", f"{v.ssim_drop:.5f}", cli.bar(v.psnr_drop_db, longest)
+        )
     reporter.table(table)
 
 
