@@ -7,7 +7,7 @@ Features come from an Inception network in ONNX that the user names: one input, 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,16 +16,14 @@ import onnx
 from numpy.typing import NDArray
 
 from calib.errors import DataError
-from calib.qparams import F32
-from compiler import cli, metrics, scaling
+from compiler import cli, metrics
+from compiler.accuracy import COMPETITORS
 from compiler.data import Pair
 from compiler.engine import Engine
 from compiler.errors import ModelError
 from compiler.metrics import Fid, Float64, Image
 from compiler.progress import Reporter
-from compiler.scaling import Rgb
-
-COMPETITORS = ("fp32", "int8", "bicubic")
+from compiler.protocols import PROTOCOLS
 
 
 def extractor(inception: Path, peak: float) -> Callable[[Image], NDArray[np.float32]]:
@@ -73,30 +71,14 @@ def measure(
         raise DataError("FID needs an RGB network", fix="measure PSNR and SSIM instead")
     found: dict[str, list[Float64]] = {name: [] for name in ("truth", *COMPETITORS)}
     for pair in reporter.track(pairs, "features"):
-        for name, image in _images(engine, pair).items():
-            vectors = metrics.patch_features(image, features, patch)
+        answers = PROTOCOLS["standard"](engine, pair.name, *pair.read())
+        for name in found:
+            vectors = metrics.patch_features(getattr(answers, name), features, patch)
             if len(vectors):
                 found[name].append(vectors)
     stacked = {n: np.concatenate(v) if v else np.empty((0, 0)) for n, v in found.items()}
     truth = stacked["truth"]
     return {n: metrics.fid(truth, stacked[n], allow_few=allow_few) for n in COMPETITORS}
-
-
-def _images(engine: Engine, pair: Pair) -> Mapping[str, Rgb]:
-    lr, hr = pair.read()
-    rate = engine.scaling.rate
-    size = (lr.shape[0] * rate, lr.shape[1] * rate)
-    x = scaling.to_input(engine.ops, lr, engine.scaling)
-
-    def finished(y: F32) -> Rgb:
-        return scaling.to_uint8(scaling.from_output(y, size))
-
-    return {
-        "truth": scaling.reference(engine.ops, hr)[: size[0], : size[1]],
-        "fp32": finished(engine.run_fp32(x)),
-        "int8": finished(engine.run_int8(x)),
-        "bicubic": scaling.bicubic_upscale(engine.ops, lr, rate),
-    }
 
 
 def parser() -> argparse.ArgumentParser:

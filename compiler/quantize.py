@@ -33,7 +33,7 @@ def round_to_nearest(conv: FloatConv, *, per_channel: bool, power2: bool) -> Rou
 def quantize(
     net: FloatNetwork, table: CalibrationTable, weights: Mapping[str, RoundedWeights]
 ) -> Network:
-    """The integer network of section 4: float32 in, float32 out.
+    """The integer network (docs/semantics.md): float32 in, float32 out.
 
     Args:
         table: scale and zero point of every rounding point; tensors that one Concat joins must
@@ -88,14 +88,18 @@ def _integer_conv(op: FloatConv, x: QParams, rounded: RoundedWeights) -> Conv:
             where=f"node {op.name}",
             fix="the channel's weights are almost zero beside its bias: prune it, or rescale it",
         )
-    int_bias: I32 = bias.astype(np.int32)
+    return with_integers(op, rounded, bias.astype(np.int32))
+
+
+def with_integers(op: FloatConv, rounded: RoundedWeights, bias: I32) -> Conv:
+    """The same convolution on integers; bias [O] counts in steps of the accumulator."""
     return Conv(
         name=op.name,
         input=op.input,
         output=op.output,
         weight=rounded.weight,
         weight_scale=rounded.scale,
-        bias=int_bias,
+        bias=bias,
         strides=op.strides,
         pads=op.pads,
         dilations=op.dilations,

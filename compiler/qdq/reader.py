@@ -15,7 +15,7 @@ from compiler import fusion
 from compiler.errors import ModelError
 from compiler.floatnet import FloatConv
 from compiler.network import Conv, Network, QuantizeInput
-from compiler.quantize import tensor_types
+from compiler.quantize import RoundedWeights, tensor_types, with_integers
 
 _Integer = tuple[NDArray[Any], NDArray[Any]]  # value, scale
 
@@ -99,8 +99,7 @@ def _integer(op: FloatConv, constants: list[_Integer], model: onnx.ModelProto) -
     shapes = (scale.shape, bias.shape)
     if (weight.dtype, bias.dtype, *shapes) != (np.int8, np.int32, *[(len(weight),)] * 2):
         raise _foreign(model, f"the weights of {op.name} are not int8 per output channel")
-    fields = {k: v for k, v in vars(op).items() if k not in ("weight", "bias")}
-    return Conv(**fields, weight=weight, weight_scale=scale, bias=bias)
+    return with_integers(op, RoundedWeights(weight, scale), bias)
 
 
 def _lookup(mapping: Mapping[str, Any], name: str, model: onnx.ModelProto) -> Any:
