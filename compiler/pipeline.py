@@ -14,26 +14,14 @@ from typing import Any
 import onnx
 
 from calib.table import CalibrationTable
-from compiler import (
-    bundle,
-    fusion,
-    host,
-    measured,
-    model,
-    report,
-    scaling,
-    stages,
-    stats,
-    store,
-    vendor,
-    verify,
-)
+from compiler import bundle, host, measured, model, report, stages, stats, store, vendor, verify
 from compiler import target as targets
 from compiler.accuracy import Accuracy
 from compiler.calibrate import Observed
 from compiler.engine import Engine
 from compiler.errors import CalibrationWarningError
 from compiler.floatnet import FloatNetwork
+from compiler.fusion import fuse
 from compiler.host import Host
 from compiler.latency import Latency
 from compiler.network import Network
@@ -42,6 +30,7 @@ from compiler.recovery import equalize
 from compiler.recovery.equalize import Equalization
 from compiler.recovery.recipe import Recipe
 from compiler.recovery.split import split_residuals
+from compiler.scaling import scaling
 from compiler.spec import SpecFile
 from compiler.stages import CalibrationInputs
 from compiler.stats import NetworkStats
@@ -174,14 +163,14 @@ def _model(site: _Site) -> _Model:
     loaded = model.load(stages.onnx_file(frontend, site.store), frontend.shapes)
     with reporter.busy("simplifying the graph"):
         fp32 = stages.with_head(stages.simplified(loaded, site.store, reporter), site.file)
-    floats = fusion.fuse(fp32)
+    floats = fuse(fp32)
     stages.require_operators(fp32, site.target)
     return _Model(fp32, floats, stats.network_stats(floats, frontend.size))
 
 
 def _calibrate(site: _Site, loaded: _Model) -> _Calibration:
     reporter, wish = site.reporter, site.file.spec.backend.quantize
-    photos = stages.photo_set(site.file, scaling.scaling(loaded.floats).rate)
+    photos = stages.photo_set(site.file, scaling(loaded.floats).rate)
     _warn(reporter, photos.warnings)
     reporter.stage(f"calibrate  {len(photos.photos)} images of {photos.source}")
     inputs = CalibrationInputs(site.file, photos, site.store, site.host.threads, reporter)
