@@ -161,7 +161,7 @@ def _qualities(
     real = mixed.with_weights(floats, integer, [c.name for c in floats.convs])
     computed = [p for p in points if p != floats.ops[0].output]
     session = Session(qdq.write_mixed(real, points), computed, optimize=False)
-    exact = FloatValues(floats, list(points))
+    exact = FloatValues(floats, points)
     sums = {p: np.zeros(5) for p in points}
     for x in images:
         wanted = exact.of(x)

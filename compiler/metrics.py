@@ -77,7 +77,7 @@ def ssim(reference: Image, image: Image, border: int = 0) -> float:
         raise ImageError(
             f"an image of {height} x {width} pixels is smaller than the SSIM window of "
             f"{_WINDOW} x {_WINDOW}",
-            fix="measure larger images, or leave ssim out of `verify.metrics`",
+            fix="measure larger images",
         )
     halo = _WINDOW - 1
     positions: int = a.size // (height * width) * (height - halo) * (width - halo)
