@@ -29,7 +29,7 @@ def recovered(tiny_folder: Path) -> Bundle:
         "search": "output",
     }
     path = tiny_spec(tiny_folder, name="recovered", backend__quantize=wish)
-    result = pipeline.run(spec.load(path), silent())
+    result = pipeline.run(spec.load(path), silent(), out=tiny_folder / "others")
     assert result.bundle is not None
     return bundle.load(result.bundle)
 
