@@ -7,8 +7,10 @@ from dataclasses import replace
 import numpy as np
 
 from calib.qparams import QParams
+from compiler.kernels import depthwise
 from compiler.kernels.algebra import POINTS, TAPS, Proof, Transform, prove, transform
-from compiler.kernels.direct import direct, word_elements
+from compiler.kernels.blocks import word_elements
+from compiler.kernels.direct import direct
 from compiler.kernels.epilogue import Epilogue
 from compiler.kernels.kernel import Kernel
 from compiler.kernels.rows import Layout
@@ -33,6 +35,8 @@ def conv_kernel(
         x: scale and zero point of the input.
     """
     zero = x.zero_point + e.isa.offset
+    if depthwise.fits(e):
+        return depthwise.depthwise(Stage(e.conv.name, reads, output), size, e, source, zero)
     candidates = [(direct_cost(e), 1)]
     for m in POINTS:
         if fits(e.conv, size, m) and proof_of(e, x, transform(m)).holds and scales_exactly(e):

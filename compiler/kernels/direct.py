@@ -14,7 +14,7 @@ output channels stays in registers over the whole sum.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +22,10 @@ from tvm import tirx as tir
 from tvm.tirx.script import builder as T  # noqa: N812
 
 from calib.qparams import I8
-from compiler.kernels import epilogue, finish
+from compiler.kernels import epilogue
+from compiler.kernels.blocks import BlockKernel, word_elements, word_name
 from compiler.kernels.builder import cast, i32, lanes, let, local, reinterpret, serial, store, when
-from compiler.kernels.conv import ConvKernel, folded_bias
+from compiler.kernels.conv import folded_bias
 from compiler.kernels.epilogue import Epilogue
 from compiler.kernels.isa import Expr, Isa
 from compiler.kernels.kernel import Context
@@ -52,11 +53,6 @@ class Chunk:
     runs: tuple[Run, ...]
     words: int  # of all runs of one row of taps
     weights: NDArray[np.generic]  # [kh, words, lanes, elements of a word]
-
-
-def word_elements(isa: Isa) -> int:
-    """Activations in a word."""
-    return 4 if isa.bytes_dot else 2
 
 
 def register_block(isa: Isa, vectors: int) -> tuple[int, int]:
@@ -106,7 +102,7 @@ def _words(taps: I8, elements: int) -> I8:
 
 
 @dataclass(frozen=True, eq=False)
-class Direct(ConvKernel):
+class Direct(BlockKernel):
     """The direct kernel of one conv (with its epilogue) for one image size."""
 
     parts: list[Chunk]
@@ -114,19 +110,15 @@ class Direct(ConvKernel):
 
     @property
     def row_elements(self) -> int:
-        """int32 accumulators of one pixel."""
+        """See `BlockKernel`."""
         vectors, _ = self.block
         return len(self.parts) * vectors * self.isa.lanes
 
     @property
     def pixels(self) -> int:
-        """Pixels whose accumulators are kept at a time."""
+        """See `BlockKernel`."""
         _, pixels = self.block
         return min(self.width, max(1, PIXELS // pixels) * pixels)
-
-    def streams(self, together: int) -> bool:
-        """The output is written past the caches."""
-        return epilogue.streams(self.epilogue, (self.height, self.width), together, self.pixels)
 
     def allocate(self, rows: int) -> Mapping[str, Expr]:
         """Accumulators, and the input rows as int16 where the dot product needs them so."""
@@ -159,26 +151,11 @@ class Direct(ConvKernel):
                 store(wide, cast("int16", 32, source.buffer[slot, at]), [r, at])
 
     def _row(self, context: Context, source: Rows, top: Expr, i: Expr, y: Expr) -> None:
-        e, n = self.epilogue, self.isa.lanes
-        acc = context.scratch["acc"]
-        with serial(-(-self.width // self.pixels)) as block:
-            x = let(T.min(block * self.pixels, i32(self.width - self.pixels)))
+        def accumulate(x: Expr) -> None:
             for index, chunk in enumerate(self.parts):
                 self._accumulate(context, source, chunk, index, top, i, x)
-            together = min(e.pixels, self.pixels)
-            with serial(-(-self.pixels // together)) as group:
-                p0 = let(T.min(group * together, i32(self.pixels - together)))
-                finish.emit(
-                    e,
-                    lambda v, p: acc[lanes((p0 + p) * self.row_elements + v * n, n)],
-                    together,
-                    y,
-                    x + p0,
-                    context.constants,
-                    {r: context.rows[r] for r in e.residuals},
-                    replace(context.output, streaming=self.streams(together)),
-                    range(e.vectors),
-                )
+
+        self.blocks(context, y, accumulate)
 
     def _accumulate(
         self, context: Context, source: Rows, chunk: Chunk, index: int, top: Expr, i: Expr, x: Expr
@@ -260,6 +237,5 @@ def direct(stage: Stage, size: tuple[int, int], e: Epilogue, source: Layout, zer
     constants: dict[str, NDArray[np.generic]] = dict(epilogue.prepare(e))
     constants["bias"] = epilogue.by_lane(folded_bias(e.conv, zero), e.order, count)
     constants |= {f"weights{i}": c.weights.reshape(-1) for i, c in enumerate(parts)}
-    name = "vpdpbusd" if e.isa.bytes_dot else "int16 pairs"
-    choice = f"direct, {name}, {pixels} pixels x {vectors} vectors"
+    choice = f"direct, {word_name(e.isa)}, {pixels} pixels x {vectors} vectors"
     return Direct(stage, size[0], size[1], constants, choice, e, source, parts, (vectors, pixels))
