@@ -24,7 +24,18 @@ from tvm.tirx.script import builder as T  # noqa: N812
 from calib.qparams import I8
 from compiler.kernels import epilogue
 from compiler.kernels.blocks import BlockKernel, word_elements, word_name
-from compiler.kernels.builder import cast, i32, lanes, let, local, reinterpret, serial, store, when
+from compiler.kernels.builder import (
+    cast,
+    i32,
+    lanes,
+    let,
+    local,
+    register,
+    reinterpret,
+    serial,
+    store,
+    when,
+)
 from compiler.kernels.conv import folded_bias
 from compiler.kernels.epilogue import Epilogue
 from compiler.kernels.isa import Expr, Isa
@@ -55,13 +66,29 @@ class Chunk:
     weights: NDArray[np.generic]  # [kh, words, lanes, elements of a word]
 
 
-def register_block(isa: Isa, vectors: int) -> tuple[int, int]:
-    """(vectors, pixels) of a register block: the least padding, then the widest."""
+def register_block(conv: Conv, order: list[int], isa: Isa) -> tuple[int, int]:
+    """(vectors, pixels) of a register block: the fewest products, then the most vectors.
+
+    Vectors computed together read the channels of every group that they touch, with zeros for
+    weights that do not exist; a grouped conv takes blocks that end where its groups do.
+    """
     accumulators = isa.registers * 3 // 4
     widest = 3 if isa.registers == 16 else 7
-    padded = {v: -(-vectors // v) * v for v in range(1, min(widest, vectors) + 1)}
-    best = max(padded, key=lambda v: (-padded[v], v))
+    vectors = -(-len(order) // isa.lanes)
+
+    def products(v: int) -> int:
+        parts = [order[i : i + v * isa.lanes] for i in range(0, len(order), v * isa.lanes)]
+        return sum(v * len(channels_read(conv, part)) for part in parts)
+
+    best = min(range(1, min(widest, vectors) + 1), key=lambda v: (products(v), -v))
     return best, accumulators // best
+
+
+def channels_read(conv: Conv, outputs: list[int]) -> range:
+    """The input channels of the groups that some output channels belong to."""
+    group_out, group_in = len(conv.weight) // conv.groups, int(conv.weight.shape[1])
+    groups = [o // group_out for o in outputs]
+    return range(min(groups) * group_in, (max(groups) + 1) * group_in)
 
 
 def chunks(conv: Conv, order: list[int], isa: Isa, vectors: int) -> list[Chunk]:
@@ -75,18 +102,17 @@ def chunks(conv: Conv, order: list[int], isa: Isa, vectors: int) -> list[Chunk]:
 
 def _chunk(conv: Conv, order: list[int], first: int, count: int, isa: Isa) -> Chunk:
     group_out, group_in = len(conv.weight) // conv.groups, conv.weight.shape[1]
-    groups = [o // group_out for o in order]
-    low, high = min(groups) * group_in, (max(groups) + 1) * group_in
+    read = channels_read(conv, order)
     kh, kw = conv.weight.shape[2:]
-    dense = np.zeros((kh, count, kw, high - low), np.int8)  # the group's channels, zero elsewhere
-    for lane, (o, g) in enumerate(zip(order, groups, strict=True)):
-        start = g * group_in - low
+    dense = np.zeros((kh, count, kw, len(read)), np.int8)  # zero beyond an output's own group
+    for lane, o in enumerate(order):
+        start = o // group_out * group_in - read.start
         dense[:, lane, :, start : start + group_in] = conv.weight[o].transpose(1, 2, 0)
-    if conv.dilations[1] == 1 and high - low == group_in * conv.groups:
-        runs: tuple[Run, ...] = (Run(0, 0, kw * (high - low)),)
+    if conv.dilations[1] == 1 and len(read) == group_in * conv.groups:
+        runs: tuple[Run, ...] = (Run(0, 0, kw * len(read)),)
         pieces = [dense.reshape(kh, count, -1)]
     else:
-        runs = tuple(Run(j * conv.dilations[1], low, high - low) for j in range(kw))
+        runs = tuple(Run(j * conv.dilations[1], read.start, len(read)) for j in range(kw))
         pieces = [dense[:, :, j] for j in range(kw)]
     packed = np.concatenate([_words(p, word_elements(isa)) for p in pieces], axis=1)
     dtype = np.int8 if isa.bytes_dot else np.int16
@@ -167,25 +193,22 @@ class Direct(BlockKernel):
         (_, left, _, _), (sh, sw) = self.conv.pads, self.conv.strides
         with serial(-(-self.pixels // width)) as tile:
             p0 = let(T.min(tile * width, i32(self.pixels - width)))
-            sums = local((width * vectors * n,), "int32")
-            for p in range(width):
-                for v in range(vectors):
-                    store(
-                        sums,
-                        bias[lanes(i32((chunk.first + v) * n), n)],
-                        [lanes(i32((p * vectors + v) * n), n)],
-                    )
+            sums = [[register(n) for _ in range(vectors)] for _ in range(width)]
+            for pixel in sums:
+                for v, total in enumerate(pixel):
+                    first = i32((chunk.first + v) * n)
+                    store(total, bias[lanes(first, n)], [lanes(i32(0), n)])
             with serial(self.conv.weight.shape[2]) as ky:
                 row = self._source_row(context, source, top, i * sh + ky * self.conv.dilations[0])
                 word = 0
                 for run in chunk.runs:
                     base = let(self.source.at((x + p0) * sw - left + run.tap, run.channel))
-                    self._run(context, chunk, index, sums, row, base, ky, word, run, width)
+                    self._run(context, chunk, index, sums, row, base, ky, word, run)
                     word += -(-run.count // word_elements(self.isa))
-            for p in range(width):
-                for v in range(vectors):
+            for p, pixel in enumerate(sums):
+                for v, total in enumerate(pixel):
                     at = (p0 + p) * self.row_elements + (index * vectors + v) * n
-                    store(acc, sums[lanes(i32((p * vectors + v) * n), n)], [lanes(at, n)])
+                    store(acc, total[lanes(i32(0), n)], [lanes(at, n)])
 
     def _source_row(self, context: Context, source: Rows, top: Expr, r: Expr) -> tuple[Expr, Expr]:
         if self.isa.bytes_dot:
@@ -197,31 +220,29 @@ class Direct(BlockKernel):
         context: Context,
         chunk: Chunk,
         index: int,
-        sums: Expr,
+        sums: list[list[Expr]],
         row: tuple[Expr, Expr],
         base: Expr,
         ky: Expr,
         word: int,
         run: Run,
-        width: int,
     ) -> None:
         """sums += the dot products of one run of taps."""
         isa, n, (vectors, _) = self.isa, self.isa.lanes, self.block
         elements, (buffer, slot) = word_elements(isa), row
         pixel = self.conv.strides[1] * self.source.channels
         weights = context.constants[f"weights{index}"]
-        dot = isa.dot8_ if isa.bytes_dot else isa.dot16_
+        dot, whole = isa.dot8_ if isa.bytes_dot else isa.dot16_, lanes(i32(0), n)
         with serial(-(-run.count // elements)) as k:
             w = []
             for v in range(vectors):
                 at = (((ky * chunk.words + word + k) * vectors + v) * n) * elements
                 w.append(let(reinterpret(isa.vector, weights[lanes(at, n * elements)])))
-            for p in range(width):
+            for p, totals in enumerate(sums):
                 at = lanes(base + p * pixel + k * elements, elements)
                 a = let(T.broadcast(reinterpret("int32", buffer[slot, at]), n))
-                for v in range(vectors):
-                    here = lanes(i32((p * vectors + v) * n), n)
-                    store(sums, dot(sums[here], a, w[v]), [here])
+                for v, total in enumerate(totals):
+                    store(total, dot(total[whole], a, w[v]), [whole])
 
 
 def direct(stage: Stage, size: tuple[int, int], e: Epilogue, source: Layout, zero: int) -> Direct:
@@ -231,7 +252,7 @@ def direct(stage: Stage, size: tuple[int, int], e: Epilogue, source: Layout, zer
         size: height and width of the conv's own output (before a fused pixel shuffle).
         zero: the stored form of a real zero of the input.
     """
-    vectors, pixels = register_block(e.isa, e.vectors)
+    vectors, pixels = register_block(e.conv, e.order, e.isa)
     parts = chunks(e.conv, e.order, e.isa, vectors)
     count = len(parts) * vectors * e.isa.lanes
     constants: dict[str, NDArray[np.generic]] = dict(epilogue.prepare(e))

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from compiler import reference
 from compiler.host import FEATURES, Host, cpu_features
+from compiler.kernels.direct import chunks, register_block
+from compiler.kernels.isa import ISAS
 from compiler.library import build_library, load_library
 from compiler.network import Activation, Network, Residual
 from tests.networks import LEAKY, RELU, Builder
@@ -76,6 +78,26 @@ def test_a_chain_of_separable_layers(isa: str) -> None:
         b.conv(out, 1, steps=(RELU,))
     b.conv(33, 5, groups=33)
     check(b.network(), random_input(3, 21, 130), Host(isa, 2))
+
+
+def test_blocks_of_a_grouped_convolution_read_one_group() -> None:
+    for isa, group_out, widths in (("vnni", 16, {1}), ("vnni", 48, {3}), ("avx2", 32, {2})):
+        b = Builder(40, 1)
+        b.conv(4 * group_out, groups=4)
+        conv = b.network().convs[0]
+        width, _ = register_block(conv, list(range(4 * group_out)), ISAS[isa])
+        assert width in widths
+        parts = chunks(conv, list(range(4 * group_out)), ISAS[isa], width)
+        assert {run.count for part in parts for run in part.runs} == {10}
+
+
+@pytest.mark.parametrize("isa", AVAILABLE)
+def test_grouped_convolutions(isa: str) -> None:
+    b = Builder(12, 5, asymmetric=True)
+    b.conv(96, 1, groups=2, steps=(RELU,))
+    b.conv(64, 3, groups=4, dilations=(1, 2), steps=(LEAKY,))
+    b.conv(36, 3, groups=2, strides=(2, 1))
+    check(b.network(), random_input(12, 9, 31), Host(isa, 2))
 
 
 @pytest.mark.parametrize("isa", AVAILABLE)
