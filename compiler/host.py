@@ -13,6 +13,7 @@ from compiler.errors import HostError
 FEATURES: dict[str, frozenset[str]] = {
     "portable": frozenset(),
     "avx2": frozenset({"avx2", "fma"}),
+    "avxvnni": frozenset({"avx2", "fma", "avx_vnni"}),
     "avx512": frozenset({"avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512dq"}),
     "vnni": frozenset({"avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512dq"})
     | {"avx512_vnni", "avx512vbmi"},
@@ -26,8 +27,8 @@ class Host:
     """What a library is built for.
 
     Attributes:
-        isa: a key of `FEATURES`: portable (baseline x86-64), avx2, avx512, or vnni (AVX-512 with
-            vpdpbusd and vpermb).
+        isa: a key of `FEATURES`: portable (baseline x86-64), avx2, avxvnni (AVX2 with vpdpbusd),
+            avx512, or vnni (AVX-512 with vpdpbusd and vpermb).
         threads: number of row bands computed in parallel, at least 1.
     """
 

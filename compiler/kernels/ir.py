@@ -23,17 +23,18 @@ def dots(lanes: int, vnni: bool) -> str:
     """vacc_dot16(acc, a, b), vacc_dot16_at(acc, pointer, b), vacc_dot8(acc, a, b)."""
     product = _MADD.replace("MADD", _MADDS[lanes])
     text = f"declare V @{_MADDS[lanes]}(HALF, HALF)\n"
+    dot = product.replace("%r", "%m") + "\n%r = add V %m, %acc"
     if vnni:
-        text += "declare V @llvm.x86.avx512.vpdpbusd.512(V, V, V)\n"
-        text += _function("vacc_dot16", lanes, ("acc", "a", "b"), _VPDPWSSD)
-        text += _function("vacc_dot16_at", lanes, ("acc", "p", "b"), _VPDPWSSD_AT)
-        text += _function("vacc_dot8", lanes, ("acc", "a", "b"), _VPDPBUSD)
-    else:
-        dot = product.replace("%r", "%m") + "\n%r = add V %m, %acc"
-        zeros = ", ".join(["i32 0"] * lanes)
-        text += _function("vacc_dot16", lanes, ("acc", "a", "b"), dot)
-        splat = _SPLAT.replace("ZEROS", f"<{lanes} x i32> <{zeros}>")
-        text += _function("vacc_dot16_at", lanes, ("acc", "p", "b"), splat + dot)
+        vpdpbusd = f"llvm.x86.avx512.vpdpbusd.{32 * lanes}"
+        text += f"declare V @{vpdpbusd}(V, V, V)\n"
+        body = _VPDPBUSD.replace("VPDPBUSD", vpdpbusd)
+        text += _function("vacc_dot8", lanes, ("acc", "a", "b"), body)
+        dot = _VPDPWSSD if lanes == 16 else _VPDPWSSD_VEX
+    zeros = ", ".join(["i32 0"] * lanes)
+    splat = _SPLAT.replace("ZEROS", f"<{lanes} x i32> <{zeros}>")
+    at = _VPDPWSSD_AT if vnni and lanes == 16 else splat + dot
+    text += _function("vacc_dot16", lanes, ("acc", "a", "b"), dot)
+    text += _function("vacc_dot16_at", lanes, ("acc", "p", "b"), at)
     return _typed(text, lanes)
 
 
@@ -92,7 +93,9 @@ _VPDPWSSD = """%r = call V asm sideeffect "vpdpwssd $2, $1, $0", "=v,v,v,0"(V %a
   convergent nounwind memory(none)"""
 _VPDPWSSD_AT = """%r = call V asm sideeffect "vpdpwssd ${2}{1to16}, $1, $0", "=v,v,*m,0"(V %b,
   ptr elementtype(i32) %p, V %acc) convergent nounwind memory(argmem: read)"""
-_VPDPBUSD = "%r = call V @llvm.x86.avx512.vpdpbusd.512(V %acc, V %a, V %b)"
+_VPDPWSSD_VEX = """%r = call V asm sideeffect "{vex} vpdpwssd $2, $1, $0", "=x,x,x,0"(V %a, V %b,
+  V %acc) convergent nounwind memory(none)"""
+_VPDPBUSD = "%r = call V @VPDPBUSD(V %acc, V %a, V %b)"
 _NARROW = """
 define linkonce_odr BYTES @vacc_narrow_KIND(V %a, V %b, V %c, V %d, HALF %zero) alwaysinline {
 %ab = call HALF @FIRST(V %a, V %b)

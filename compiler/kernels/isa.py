@@ -127,6 +127,7 @@ ISAS: dict[str, Isa] = {
     for isa in (
         Isa("portable", "x86-64", 4, 16, False, "llvm.x86.sse2.cvtps2dq"),
         Isa("avx2", "x86-64-v3", 8, 16, False, "llvm.x86.avx.cvt.ps2dq.256"),
+        Isa("avxvnni", "alderlake", 8, 16, True, "llvm.x86.avx.cvt.ps2dq.256"),
         Isa("avx512", "x86-64-v4", 16, 32, False, _CVT512),
         Isa("vnni", "icelake-server", 16, 32, True, _CVT512),
     )

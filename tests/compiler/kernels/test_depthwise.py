@@ -76,8 +76,10 @@ def test_a_chain_of_separable_layers(isa: str) -> None:
         b.conv(b.tensors[b.last].channels, groups=b.tensors[b.last].channels, steps=(LEAKY,),
                strides=(stride, stride))  # fmt: skip
         b.conv(out, 1, steps=(RELU,))
+    b.conv(33, 3, steps=(LEAKY,))
     b.conv(33, 5, groups=33)
-    check(b.network(), random_input(3, 21, 130), Host(isa, 2))
+    kernels = check(b.network(), random_input(3, 21, 130), Host(isa, 2))
+    assert [k.split(",")[0].split("(")[0] for k in kernels[-3:]] == ["direct", "F", "depthwise"]
 
 
 def test_blocks_of_a_grouped_convolution_read_one_group() -> None:
