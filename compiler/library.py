@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import time
@@ -136,13 +137,8 @@ def _export(executable: relax.VMExecutable, path: Path) -> None:
 
 
 def _workspace_bytes(parts: list[Chain]) -> int:
-    rings = sum(
-        p.layouts[t].stride * rows * min(p.threads, p.blocks)
-        for p in parts
-        for t, rows in p.schedule.rings.items()
-    )
-    between = sum(int(np.prod(p.shapes[p.output][0])) for p in parts[:-1])
-    return rings + between
+    between = sum(math.prod(p.shapes[p.output][0]) for p in parts[:-1])
+    return sum(p.workspace_bytes for p in parts) + between
 
 
 class Library:
@@ -167,27 +163,29 @@ class Library:
                 shutil.copyfile(path, private.name)
                 loaded = tvm.runtime.load_module(private.name)
             self._vm = relax.VirtualMachine(loaded, tvm.cpu(), memory_cfg="pooled")
+            self._main, self._idle = self._vm["main"], self._vm["idle"]
         except Exception as error:
             raise HostError(
                 f"the library cannot be loaded: {error}", where=str(path), fix="build it again"
             ) from error
         self._threads = host.threads
-        self._main = self._vm["main"]
 
     def __call__(self, x: Array) -> Array:
         """Runs the network.
 
         Args:
-            x: float32 [1, C, H, W] or uint8 [1, H, W, C], of the size the library was built for.
+            x: float32 [1, C, H, W] or uint8 [1, H, W, C], of the size the library was built for; it
+                is copied unless its memory is contiguous and begins at a multiple of 64 bytes.
         Returns:
             float32 [1, C, H, W] or uint8 [1, H, W, C]; the memory is the result's own.
         """
         set_threads(self._threads)
         result: Array = np.from_dlpack(self._main(tvm.runtime.from_dlpack(_aligned(x))))
+        self._idle()  # else the memory of this result could not serve the next call
         return result
 
 
-_ALIGNMENT = 64  # bytes; TVM's vector accesses to tensors assume it
+_ALIGNMENT = 64  # bytes; TVM takes no other tensors
 
 
 def _aligned(x: Array) -> Array:

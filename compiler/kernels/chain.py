@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -51,6 +52,20 @@ class Chain:
         """Constants of all kernels, in the order of the function's parameters."""
         return [value for k in self.kernels for value in k.constants.values()]
 
+    @property
+    def workspace_bytes(self) -> int:
+        """Rings and scratch of all bands."""
+        slots = self.schedule.slots
+        with IRBuilder(), T.prim_func():
+            buffers = [self._ring(*ring) for ring in self.schedule.rings.items()]
+            for kernel, slot in zip(self.kernels, slots, strict=True):
+                buffers += kernel.allocate(slot.rows).values()
+        band = sum(math.prod(map(int, b.shape)) * np.dtype(str(b.dtype)).itemsize for b in buffers)
+        return band * min(self.threads, self.blocks)
+
+    def _ring(self, tensor: str, rows: int) -> Expr:
+        return local((rows, self.layouts[tensor].stride), self.isa.stored)
+
     def function(self) -> tir.PrimFunc:
         """The function: inputs, constants, output."""
         with IRBuilder() as builder, T.prim_func():
@@ -83,8 +98,7 @@ class Chain:
         slots = self.schedule.slots
         rows = {t: Rows(b, self.layouts[t], 0) for t, b in outside.items() if t in self.layouts}
         for tensor, ring in self.schedule.rings.items():
-            layout = self.layouts[tensor]
-            rows[tensor] = Rows(local((ring, layout.stride), self.isa.stored), layout, ring)
+            rows[tensor] = Rows(self._ring(tensor, ring), self.layouts[tensor], ring)
         contexts = [
             self._context(k, c, rows, outside, k.allocate(s.rows))
             for k, c, s in zip(self.kernels, constants, slots, strict=True)
