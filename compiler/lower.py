@@ -16,18 +16,19 @@ from tvm import relax
 from calib.qparams import input_divisor
 from compiler.errors import UnsupportedOperatorError
 from compiler.host import Host
-from compiler.kernels import move
+from compiler.kernels import move, plain
 from compiler.kernels.chain import Chain
 from compiler.kernels.choose import conv_kernel
 from compiler.kernels.epilogue import Epilogue, multiplier, segments
 from compiler.kernels.isa import ISAS, Isa
-from compiler.kernels.kernel import Kernel
+from compiler.kernels.kernel import Constants, Kernel
 from compiler.kernels.rows import Layout
 from compiler.kernels.schedule import Read, Schedule, Stage, plan
 from compiler.network import (
     Concat,
     Conv,
     DepthToSpace,
+    Kind,
     MaxPool,
     Network,
     Op,
@@ -42,6 +43,7 @@ from compiler.network import (
 
 RING_BYTES = 4 << 20  # of the rings of one band
 HALO_SHARE = 0.35  # of the work that bands may repeat
+Row = tuple[Stage, int, int, Isa, Constants, str]  # fields of a `move.RowKernel`
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,8 +182,8 @@ def _longest(
     for last in range(first + 2, len(items) + 1):
         part = kernels[first:last]
         inside = {k.stage.output for k in part[:-1]}
-        if _read_later(items[last:], inside) or inside & {p.net.output}:
-            continue
+        if _read_later(items[last:], inside) or not inside <= p.layouts.keys():
+            continue  # inside a chain are rows of integers only
         schedule = plan([k.stage for k in part])
         if schedule and _affordable(p, part, schedule):
             best, end = schedule, last
@@ -296,53 +298,60 @@ def _lower_conv(item: Item, p: Problem) -> Kernel:
 def _lower_shuffle(item: Item, p: Problem) -> Kernel:
     op = item.op
     assert isinstance(op, DepthToSpace)
-    height, width = _stored_size(item, p)
+    kind, depth = _kind(item, p), p.net.tensors[op.output].channels
     stage = Stage(op.name, (Read(op.input),), op.output, op.block)
-    return move.Shuffle(stage, height, width, p.isa, {}, "copy", op)
+    row: Row = (stage, *p.sizes[op.input], p.isa, {}, "copy")
+    return move.Shuffle(*row, op) if kind == "int8" else plain.PlainShuffle(*row, kind, op, depth)
 
 
 def _lower_concat(item: Item, p: Problem) -> Kernel:
     op = item.op
     assert isinstance(op, Concat)
-    height, width = _stored_size(item, p)
+    kind, channels = _kind(item, p), tuple(p.net.tensors[name].channels for name in op.inputs)
     stage = Stage(op.name, tuple(map(Read, dict.fromkeys(op.inputs))), op.output)
-    return move.Join(stage, height, width, p.isa, {}, "copy", op)
+    row: Row = (stage, *p.sizes[op.output], p.isa, {}, "copy")
+    return move.Join(*row, op) if kind == "int8" else plain.PlainJoin(*row, kind, op, channels)
 
 
 def _lower_pool(item: Item, p: Problem) -> Kernel:
     op = item.op
     assert isinstance(op, MaxPool)
-    size = _stored_size(item, p)
     if any(pad >= op.kernel[i % 2] for i, pad in enumerate(op.pads)):
         raise UnsupportedOperatorError(
             f"the pads {op.pads} of a {op.kernel} pool are as large as its window",
             where=f"node {op.name}",
             fix="use pads smaller than the window",
         )
-    rows, cols = p.sizes[op.output]
+    kind, size = _kind(item, p), p.sizes[op.input]
     reads = (Read(op.input, op.strides[0], op.pads[0], op.kernel[0]),)
     stage = Stage(op.name, reads, op.output)
-    return move.Pool(stage, rows, cols, p.isa, {}, "maximum", op, size)
+    row: Row = (stage, *p.sizes[op.output], p.isa, {}, "maximum")
+    if kind == "int8":
+        return move.Pool(*row, op, size)
+    return plain.PlainPool(*row, kind, op, p.net.tensors[op.input].channels, size)
 
 
 def _lower_upscale(item: Item, p: Problem) -> Kernel:
     op = item.op
     assert isinstance(op, ResizeNearest)
-    height, width = _stored_size(item, p)
+    kind, channels = _kind(item, p), p.net.tensors[op.input].channels
     stage = Stage(op.name, (Read(op.input),), op.output, op.factors[0])
-    return move.Upscale(stage, height, width, p.isa, {}, "copy", op)
+    row: Row = (stage, *p.sizes[op.input], p.isa, {}, "copy")
+    return (
+        move.Upscale(*row, op) if kind == "int8" else plain.PlainUpscale(*row, kind, op, channels)
+    )
 
 
-def _stored_size(item: Item, p: Problem) -> Size:
-    """Size of the input of an operator that moves integers."""
-    for name in (*item.op.inputs, item.output):
-        if p.net.tensors[name].kind != "int8":
-            raise UnsupportedOperatorError(
-                f"{type(item.op).__name__} acts on {p.net.tensors[name].kind} data here",
-                where=f"node {item.op.name}",
-                fix="end the network with a convolution, or one and a pixel shuffle",
-            )
-    return p.sizes[item.op.inputs[0]]
+def _kind(item: Item, p: Problem) -> Kind:
+    """The element kind of an operator that moves data, the same before and after."""
+    kind, *others = (p.net.tensors[name].kind for name in (item.output, *item.op.inputs))
+    if set(others) != {kind}:
+        raise UnsupportedOperatorError(
+            f"{type(item.op).__name__} makes {kind} data from {', '.join(others)} here",
+            where=f"node {item.op.name}",
+            fix="let a convolution come before it that nothing else reads",
+        )
+    return kind
 
 
 LOWERING: dict[type[Op], Callable[[Item, Problem], Kernel]] = {

@@ -123,7 +123,7 @@ class Chain:
     ) -> Context:
         target = rows.get(kernel.stage.output)
         output = Output(target, None if target else outside[self.output])
-        return Context(rows, outside.get(self.inputs[0]), output, constants, scratch)
+        return Context(rows, outside, output, constants, scratch)
 
     def _step(self, kernel: Kernel, slot: Slot, context: Context, k: Expr) -> None:
         """One block of one kernel, then the border around its rows."""

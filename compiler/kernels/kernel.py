@@ -23,14 +23,15 @@ class Context:
 
     Attributes:
         rows: its input tensors of the network's own layout.
-        graph_input: the graph input's buffer, for the first operator.
+        outside: buffers of the tensors outside the chain: the graph input, and what moves behind
+            the last convolutions read.
         output: where it stores.
         constants: its constants, as buffers.
         scratch: what `allocate` returned.
     """
 
     rows: Mapping[str, Rows]
-    graph_input: Expr
+    outside: Mapping[str, Expr]
     output: Output
     constants: Mapping[str, Expr]
     scratch: Mapping[str, Expr]

@@ -66,6 +66,11 @@ def output_rows(context: Context) -> Rows:
     return context.output.rows
 
 
+def graph_input(kernel: RowKernel, context: Context) -> Expr:
+    """The buffer that an operator quantizes."""
+    return context.outside[kernel.stage.reads[0].tensor]
+
+
 @dataclass(frozen=True, eq=False)
 class Quantize(RowKernel):
     """float32 [1, C, H, W]: clamp(rne((x - mean[c]) / d[c]) + z), a true division; NaN gives z."""
@@ -82,7 +87,7 @@ class Quantize(RowKernel):
         with serial(-(-self.width // n)) as block:
             x = let(T.min(block * n, i32(self.width - n)))
             planes = [
-                let(self._stored(context.graph_input[0, c, y, lanes(x, n)], c, n))
+                let(self._stored(graph_input(self, context)[0, c, y, lanes(x, n)], c, n))
                 for c in range(channels)
             ]
             interleave(out, slot, x, planes, n)
@@ -149,7 +154,7 @@ class Line(RowKernel):
             self._store(context, out, slot, y, let(T.min(block * n, i32(count - n))), n)
 
     def _store(self, context: Context, out: Rows, slot: Expr, y: Expr, i: Expr, n: int) -> None:
-        u = cast("float32", n, cast("int32", n, context.graph_input[0, y, 0, lanes(i, n)]))
+        u = cast("float32", n, cast("int32", n, graph_input(self, context)[0, y, 0, lanes(i, n)]))
         lo, hi = (splat(v - self.zero, "float32", n) for v in (INT8_MIN, INT8_MAX))
         q = nearest(clamp(u * splat(float(self.slope), "float32", n), lo, hi), n, self.isa)
         stored = q + splat(self.zero + self.isa.offset, "int32", n)
@@ -186,7 +191,7 @@ class Lookup(RowKernel):
         slot, channels = out.slot(y), out.layout.channels
         with serial(self.width) as x:
             for c in range(channels):
-                index = cast("int32", 1, context.graph_input[0, y, x, c]) + c * 256
+                index = cast("int32", 1, graph_input(self, context)[0, y, x, c]) + c * 256
                 store(out.buffer, table[index], [slot, out.layout.at(x, c)])
 
 

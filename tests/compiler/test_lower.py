@@ -20,11 +20,15 @@ from compiler.lower import LOWERING, lower
 from compiler.network import (
     Activation,
     Concat,
+    DepthToSpace,
+    Kind,
     MaxPool,
     Network,
+    Op,
     QuantizeInput,
     Residual,
     ResizeNearest,
+    Tensor,
 )
 from tests.networks import LEAKY, RELU, Builder, bicubic_plusplus, espcn
 
@@ -163,15 +167,47 @@ def test_worst_case_accumulators() -> None:
         check(b.network(), 12, 20, isa)
 
 
-def test_a_move_of_floats_is_refused() -> None:
+def behind(net: Network, *ops: Op, channels: tuple[int, ...]) -> Network:
+    """`net` with operators behind its output that move its answer."""
+    tensors = dict(net.tensors)
+    for op, count in zip(ops, channels, strict=True):
+        tensors[op.output] = Tensor(count, net.output_tensor.kind)
+    return replace(net, ops=(*net.ops, *ops), tensors=tensors, output=ops[-1].output)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("kind", ["float32", "uint8"])
+def test_moves_behind_the_last_convolutions(isa: str, kind: Kind) -> None:
+    b = Builder(3, 7)
+    heads = [b.conv(8, 3, source="x"), b.conv(12, 1, source="x")]
+    for name in heads:
+        b.tensors[name] = Tensor(b.tensors[name].channels, kind)
+    net = replace(b.network(kind), output=heads[-1])
+    net = behind(
+        net,
+        Concat("join", (heads[0], heads[1], heads[0]), "joined"),
+        MaxPool("pool", "joined", "pooled", (3, 2), (2, 1), (1, 0, 1, 1)),
+        DepthToSpace("shuffle", "pooled", "shuffled", 2, "DCR"),
+        ResizeNearest("resize", "shuffled", "resized", (2, 3)),
+        channels=(28, 28, 7, 7),
+    )
+    check(net, 9, 13, isa, threads=3)
+
+
+def test_a_shuffle_behind_another_and_of_two_readers() -> None:
+    b = Builder(3, 8)
+    b.conv(32)
+    b.depth_to_space(2)
+    net = b.network()
+    check(behind(net, DepthToSpace("s", net.output, "s", 2), channels=(2,)), 5, 9, ISAS[-1])
+
+
+def test_a_move_that_would_convert_is_refused() -> None:
     b = Builder(3, 7)
     b.conv(4)
-    net = b.network()
-    resize = ResizeNearest("resize", net.output, "big", (2, 2))
-    tensors = {**net.tensors, "big": net.output_tensor}
-    bad = replace(net, ops=(*net.ops, resize), tensors=tensors, output="big")
-    with pytest.raises(UnsupportedOperatorError, match="float32"):
-        lower(bad, (8, 8), Host("portable", 1))
+    resize = ResizeNearest("resize", "x", "big", (2, 2))
+    with pytest.raises(UnsupportedOperatorError, match="float32 data from int8"):
+        lower(behind(b.network(), resize, channels=(3,)), (8, 8), Host("portable", 1))
 
 
 def test_the_same_network_gives_the_same_library(tmp_path: Path) -> None:
