@@ -38,9 +38,7 @@ def input_for(net: Network, size: Size) -> NDArray[Any]:
     x = runner.random_input(net.input_tensor.channels, *size, seed=0)
     if net.input_tensor.kind == "float32":
         return x
-    frame: NDArray[Any] = np.rint(x[0].transpose(1, 2, 0)[None] * 255).astype(
-        np.uint8, order="C"
-    )
+    frame: NDArray[Any] = np.rint(x[0].transpose(1, 2, 0)[None] * 255).astype(np.uint8, order="C")
     return frame
 
 
