@@ -6,11 +6,13 @@ import hashlib
 import itertools
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
 from onnx import version_converter
 
 from compiler.errors import ModelError, ShapeError, UnsupportedOperatorError
@@ -95,11 +97,29 @@ def _parse(data: bytes, path: Path) -> onnx.ModelProto:
         raise ModelError(
             "the file is not ONNX, or is damaged", where=str(path), fix="export or fetch it again"
         ) from error
+    if not _is_text(model):
+        raise ModelError(
+            "a name in the network is not UTF-8 text",
+            where=str(path),
+            fix="export or fetch it again",
+        )
     if not model.graph.node:
         raise ModelError(
             "the network has no nodes", where=str(path), fix="export or fetch it again"
         )
     return model
+
+
+def _is_text(message: Message) -> bool:
+    """Whether every string in a message is text; protobuf hands out any bytes."""
+    for field, value in message.ListFields():
+        several = isinstance(value, Sequence) and not isinstance(value, str | bytes)
+        for item in value if several else (value,):
+            if field.type == FieldDescriptor.TYPE_STRING and isinstance(item, bytes):
+                return False
+            if field.type == FieldDescriptor.TYPE_MESSAGE and not _is_text(item):
+                return False
+    return True
 
 
 def _refuse_foreign(model: onnx.ModelProto, path: Path) -> None:
