@@ -70,12 +70,12 @@ def _require_fit(node: onnx.NodeProto, conv: FloatConv, channels: int, kernel: S
             node,
             f"its weight {list(conv.weight.shape)} and bias {list(conv.bias.shape)} do not fit "
             f"{channels} input channels, {conv.groups} groups and a window of {list(kernel)}",
+            "correct the channels in frontend.shape, or export the network again",
         )
 
 
-def _invalid(node: onnx.NodeProto, what: str) -> ModelError:
-    where = f"node {node.name or node.output[0]} ({node.op_type})"
-    return ModelError(what, where=where, fix="export the network again")
+def _invalid(node: onnx.NodeProto, what: str, fix: str = "export the network again") -> ModelError:
+    return ModelError(what, where=f"node {node.name or node.output[0]} ({node.op_type})", fix=fix)
 
 
 def _activation(reader: Chains, node: onnx.NodeProto) -> None:
