@@ -7,7 +7,6 @@ case by the number that it had begun.
 from __future__ import annotations
 
 import gc
-import hashlib
 import importlib
 import multiprocessing
 import os
@@ -263,7 +262,7 @@ def prepare(of: Subject, folder: Path) -> Guard:
 
 def _work(name: str, seed: int, span: range, folder: Path, pipe: Connection, shared: Any) -> None:
     of = subject(name)
-    attempt(of, case(of, seed, 0), _fresh(folder / "warm"))  # lazy imports, before the guard
+    attempt(of, case(of, seed, 0), fresh(folder / "warm"))  # lazy imports, before the guard
     prepare(of, folder)
     gc.freeze()  # what is imported stays: collections need not look at it
     here, counts = folder / "cases", Counter[str]()
@@ -283,65 +282,6 @@ def _work(name: str, seed: int, span: range, folder: Path, pipe: Connection, sha
     pipe.send(None)
 
 
-def _fresh(folder: Path) -> Path:
+def fresh(folder: Path) -> Path:
     folder.mkdir(parents=True)
     return folder
-
-
-def outcome(name: str, data: bytes) -> str:
-    """What becomes of one case in a process of its own: its kind of failure, or nothing."""
-    context = multiprocessing.get_context("fork")
-    receive, send = context.Pipe(duplex=False)
-    root = scratch()
-    of = subject(name)
-    process = context.Process(target=_one, args=(name, data, root / "one", send), daemon=True)
-    process.start()
-    send.close()
-    process.join(of.SECONDS + 5)
-    try:
-        if process.is_alive():
-            process.kill()
-            process.join()
-            return f"hang of {of.SECONDS:.0f} s"
-        try:
-            return str(receive.recv())
-        except EOFError:
-            return f"crash {process.exitcode}"
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
-
-
-def _one(name: str, data: bytes, folder: Path, pipe: Connection) -> None:
-    of = subject(name)
-    attempt(of, case(of, 0, 0), _fresh(folder / "warm"))
-    prepare(of, folder)
-    pipe.send(attempt(of, data, folder / "cases")[1])
-
-
-def minimize(data: bytes, fails: Callable[[bytes], bool], tries: int = 300) -> bytes:
-    """A shorter input that still fails: blocks of it are left out, larger ones first."""
-    size = max(1, len(data) // 2)
-    while size and tries:
-        at = 0
-        while at < len(data) and tries:
-            shorter = data[:at] + data[at + size :]
-            tries -= 1
-            if fails(shorter):
-                data = shorter
-            else:
-                at += size
-        size //= 2
-    return data
-
-
-def keep(name: str, failure: Failure) -> Path:
-    """Adds a failure to the corpus, minimized where it repeats; returns its file."""
-    repeats = outcome(name, failure.data) == failure.kind
-    data = failure.data
-    if repeats:
-        data = minimize(data, lambda smaller: outcome(name, smaller) == failure.kind)
-    folder = CORPUS / name
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{hashlib.sha256(data).hexdigest()[:12]}{subject(name).SUFFIX}"
-    path.write_bytes(data)
-    return path
