@@ -168,8 +168,8 @@ def choose(
     """The threshold of every rounding point, and reasons to doubt them.
 
     Args:
-        byte_values: what pre-processing makes of every byte of an image, binary32 [C, 256], which
-            tells the range of the graph input; where that is None, `method` estimates it.
+        byte_values: what pre-processing can give (`calib.images.byte_values`), binary32 [C, 256],
+            which tells the range of the graph input; where that is None, `method` estimates it.
     Returns:
         The table and warnings: thresholds that still move between two halves of the images, and
         visible clipping.

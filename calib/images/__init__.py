@@ -19,6 +19,7 @@ from calib.images.process_ops import (
     Resize,
     ToTensor,
     apply_ops,
+    byte_values,
     pointwise_table,
     warnings,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "Resize",
     "ToTensor",
     "apply_ops",
+    "byte_values",
     "digest",
     "list_images",
     "pointwise_table",

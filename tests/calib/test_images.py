@@ -29,6 +29,7 @@ from calib.images import (
     Resize,
     ToTensor,
     apply_ops,
+    byte_values,
     digest,
     list_images,
     pointwise_table,
@@ -434,6 +435,57 @@ def test_the_table_is_what_the_ops_do(spatial: list[ProcessOp], rest: list[Proce
 )
 def test_there_is_no_table_for_what_is_not_pointwise(ops: list[ProcessOp]) -> None:
     assert pointwise_table(ops, 3) is None
+
+
+BYTES = st.lists(
+    st.sampled_from(
+        [
+            Resize(size=(9, 14), interpolation="bicubic"),
+            CenterCrop(crop_size=(5, 7)),
+            Pad(pad_to_square=True),
+            CvtColor(code="COLOR_RGB2BGR"),
+            CvtColor(code="COLOR_RGB2YCrCb"),
+            DecodeImage(),
+        ]
+    ),
+    max_size=4,
+)
+DROPPED = st.sampled_from([[], [ChannelSplit(index=2)], [DecodeImage(cv2_flags=0)]])
+
+
+@settings(max_examples=60, deadline=None)
+@given(BYTES, DROPPED, st.lists(st.sampled_from([Normalize(), ToTensor()]), max_size=2), st.data())
+def test_the_values_of_bytes_are_all_that_can_come(
+    first: list[ProcessOp], dropped: list[ProcessOp], scaled: list[ProcessOp], data: st.DataObject
+) -> None:
+    mean = (0.2, 0.5, 0.9) if not dropped else (0.3,)
+    ops = [*first, *dropped, *scaled, Normalize(mean=mean, std=(0.25,), div255=False)]
+    if not dropped:
+        swap, split = CvtColor(code="COLOR_RGB2BGR"), ChannelSplit(index=0)
+        ops += data.draw(st.sampled_from([[], [swap], [swap, split], [split]]))
+    table = byte_values(ops)
+    assert table is not None
+    made = apply_ops(ops, photo(8, 12))
+    assert table.shape == (len(made), 256)
+    assert all(np.isin(made[c], table[c]).all() for c in range(len(made)))
+    flat = [np.full((8, 12, 3), level, np.uint8) for level in (0, 255)]
+    if not any(isinstance(op, CvtColor) and op.code == "COLOR_RGB2YCrCb" for op in first):
+        lowest, highest = (apply_ops(ops, image).max(axis=(1, 2)) for image in flat)
+        np.testing.assert_array_equal(lowest, table.min(axis=1))
+        np.testing.assert_array_equal(highest, table.max(axis=1))
+
+
+@pytest.mark.parametrize(
+    "late",
+    [
+        Resize(size=(4, 4)),
+        Pad(pad_to_square=True),
+        CvtColor(code="COLOR_RGB2YCrCb"),
+        DecodeImage(cv2_flags=0),
+    ],
+)
+def test_what_mixes_float_values_leaves_them_unknown(late: ProcessOp) -> None:
+    assert byte_values([Normalize(), late]) is None
 
 
 def test_warnings() -> None:
