@@ -64,7 +64,7 @@ def judge(path: Path) -> Verdict:
         "refused" if reasons else "buildable",
         tuple(reasons),
         _missing(reading.file),
-        reading.file.no_effect,
+        tuple(key for key in reading.file.no_effect if key not in {r.key for r in reasons}),
         reading.file.notes,
     )
 
@@ -156,8 +156,8 @@ def _show(verdict: Verdict, reporter: Reporter) -> None:
     colour = "green" if verdict.verdict == "buildable" else "red"
     reporter.stage(f"{verdict.verdict}  {verdict.spec}", f"bold {colour}")
     for reason in verdict.reasons:
-        where = f"line {reason.line} " if reason.line else ""
-        reporter.detail(f"{where}{reason.key}: {reason.message}\n    fix: {reason.fix}")
+        where = " ".join(filter(None, (f"line {reason.line}" * bool(reason.line), reason.key)))
+        reporter.detail(f"{where or 'the file'}: {reason.message}\n    fix: {reason.fix}")
     for label, names in (("missing", verdict.missing), ("without effect", verdict.no_effect)):
         if names:
             reporter.detail(f"{label}: {', '.join(names)}")

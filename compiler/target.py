@@ -12,6 +12,7 @@ from calib.errors import WorkbenchError
 from compiler import yaml_source
 from compiler.errors import CapabilityError, FrontendError, SpecError
 from compiler.spec import SOFTMAX, Spec, SpecFile, at
+from compiler.spec_faults import did_you_mean
 
 TARGETS = Path(__file__).parents[1] / "configs" / "targets"
 
@@ -122,12 +123,28 @@ def _dtype(judged: _Judged) -> SpecError | None:
     if dtype in target.dtypes:
         return None
     reason = f"target {target.name} builds {', '.join(target.dtypes)} only, not {dtype}"
-    if blocked := _first_without_kernel(judged):
+    if dtype.lower() in target.dtypes:
+        reason += did_you_mean(dtype, target.dtypes)
+    elif blocked := _first_without_kernel(judged):
         reason += f"; {blocked}"
     return CapabilityError(
         reason,
         fix="write `dtype: int8` and name calibration images in `dataset:`",
         **at(judged.file.document, "backend", "dtype"),
+    )
+
+
+def _compile_type(judged: _Judged) -> SpecError | None:
+    """A word in `compile.data_type` that names another type; the vendor's numbers say nothing."""
+    path = ("backend", "compile", "data_type")
+    value = yaml_source.at(judged.file.document.data, path)
+    if not isinstance(value, str) or value.lower() in judged.target.dtypes:
+        return None
+    return CapabilityError(
+        f"target {judged.target.name} builds {', '.join(judged.target.dtypes)} only, "
+        f"not {yaml_source.clip(value)}",
+        fix="remove data_type; backend.dtype says what is built",
+        **at(judged.file.document, *path),
     )
 
 
@@ -163,13 +180,15 @@ def _frontend(judged: _Judged) -> SpecError | None:
             fix="export the network to ONNX and write `type: onnx`",
             **at(judged.file.document, "frontend", "checkpoint"),
         )
-    hint = _EXPORT.get(frontend.type, "export the network to ONNX")
+    known = (*FRONTENDS, *_EXPORT)
+    meant = "" if frontend.type in known else did_you_mean(frontend.type, known)
+    hint = _EXPORT.get(frontend.type, "correct the word" if meant else "export the network to ONNX")
     place = ("frontend", "type")
     if place not in judged.file.document.lines:
         place = ("frontend", "checkpoint")
     return FrontendError(
-        f"frontend {frontend.type!r} is not imported here",
-        fix=f"{hint}, then write `type: onnx`" if frontend.type != "torch" else hint,
+        f"frontend {frontend.type!r} is not imported here{meant}",
+        fix=hint if meant or frontend.type == "torch" else f"{hint}, then write `type: onnx`",
         **at(judged.file.document, *place),
     )
 
@@ -243,7 +262,7 @@ def _backend_type(judged: _Judged) -> SpecError | None:
     if kind in _BACKENDS:
         return None
     return CapabilityError(
-        f"backend type {kind!r} is not built here",
+        f"backend type {kind!r} is not built here{did_you_mean(kind, _BACKENDS)}",
         fix="write `type: tvm_vacc`",
         **at(judged.file.document, "backend", "type"),
     )
@@ -300,6 +319,7 @@ def _head(judged: _Judged) -> SpecError | None:
 
 _JUDGES = (
     _dtype,
+    _compile_type,
     _frontend,
     _shape,
     _input_type,

@@ -147,6 +147,13 @@ def copied(value: Any) -> Any:
     return [copied(item) for item in value] if isinstance(value, list) else value
 
 
+def at(data: Any, path: KeyPath) -> Any:
+    """What stands at `path` of nested mappings, None where nothing does."""
+    for part in path:
+        data = data.get(part) if isinstance(data, dict) else None
+    return data
+
+
 class _Loader(Composer, CParser, Resolver):
     """libyaml's parser, ten times the speed of PyYAML's own, with YAML 1.2 floats.
 
