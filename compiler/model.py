@@ -19,7 +19,7 @@ from compiler.errors import ModelError, ShapeError, UnsupportedOperatorError
 
 MIN_OPSET = 13  # the first with per-channel QuantizeLinear
 _MIN_IR_VERSION = 7  # of opset 13; below 4, shape inference does not see initializers
-_MAX_MODEL_BYTES = 1 << 30
+MAX_MODEL_BYTES = 1 << 30
 _MAX_ELEMENTS = (
     1 << 29
 )  # of one tensor: 2 GiB as float32, 16 times a 1080p frame three times as high
@@ -75,7 +75,7 @@ def _line(error: Exception, index: int) -> str:
 def _read(path: Path) -> bytes:
     try:
         size = path.stat().st_size
-        if not path.is_file() or not 0 < size <= _MAX_MODEL_BYTES:
+        if not path.is_file() or not 0 < size <= MAX_MODEL_BYTES:
             raise ModelError(
                 f"is not a network file ({size} bytes)",
                 where=str(path),
@@ -166,6 +166,12 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
 
 def _upgrade(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+    if opset > (known := onnx.defs.onnx_opset_version()):
+        raise ModelError(
+            f"its opset {opset} is newer than {known}, the last that this onnx knows",
+            where=str(path),
+            fix=f"export the network with opset {MIN_OPSET} to {known}",
+        )
     if opset >= MIN_OPSET:
         return model
     try:

@@ -17,7 +17,7 @@ from yaml.resolver import Resolver
 
 from compiler.errors import SpecError
 
-_MAX_FILE_BYTES = 1 << 20
+_MAX_CHARACTERS = 1 << 20
 _MAX_VALUES = 20_000  # after aliases are expanded; stops a "billion laughs" file
 _MAX_DEPTH = 50
 _MAX_INTEGER = 1 << 63
@@ -60,9 +60,8 @@ def read(path: Path) -> Document:
         SpecError: with file and line.
     """
     try:
-        if path.stat().st_size > _MAX_FILE_BYTES:
-            raise SpecError("the file is too large for a spec", where=str(path), fix="name a spec")
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            text = file.read(_MAX_CHARACTERS + 1)  # a device or a pipe may have no end
     except OSError as error:
         raise SpecError(
             f"the file cannot be read: {os.strerror(error.errno or 0)}",
@@ -73,6 +72,8 @@ def read(path: Path) -> Document:
         raise SpecError(
             "the file is not UTF-8 text", where=str(path), fix="name a YAML file"
         ) from error
+    if len(text) > _MAX_CHARACTERS:
+        raise SpecError("the file is too large for a spec", where=str(path), fix="name a spec")
     return parse(text, path)
 
 

@@ -268,6 +268,11 @@ def test_a_tensor_beyond_memory_is_refused(tmp_path: Path) -> None:
         loaded(small().model(), tmp_path, {"input": (1, 3, 1 << 16, 1 << 16)})
 
 
+def test_an_opset_that_does_not_exist_yet_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="opset 9999 is newer than"):
+        loaded(small().model(opset=9999), tmp_path)
+
+
 def test_an_opset_that_cannot_be_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("no adapter for\nthis operator")
