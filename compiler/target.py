@@ -8,7 +8,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from calib.errors import WorkbenchError
+from calib.errors import ProcessOpError, WorkbenchError
+from calib.images import SUFFIXES, channels
 from compiler import yaml_source
 from compiler.errors import CapabilityError, FrontendError, SpecError
 from compiler.spec import SOFTMAX, Spec, SpecFile, at
@@ -254,6 +255,33 @@ def _images(judged: _Judged) -> SpecError | None:
         )
     if spec.dataset.path is None and spec.dataset.fallback is None:
         return SpecError("dataset.path is missing", fix=fix, **at(document, "dataset", "path"))
+    suffix, kinds = spec.dataset.sampler.suffix, (*SUFFIXES, ".npz")
+    if suffix is not None and f".{suffix.removeprefix('.').lower()}" not in kinds:
+        return CapabilityError(
+            f"files with suffix {suffix!r} are no images of a kind that is read here",
+            fix=f"convert them; read are {' '.join(kinds)}",
+            **at(document, "dataset", "sampler", "suffix"),
+        )
+    return None
+
+
+def _steps(judged: _Judged) -> SpecError | None:
+    """Whether process_ops fit one another, and make as many channels as the network takes."""
+    spec = judged.file.spec
+    if not _imported(judged) or spec.backend.dtype not in judged.target.dtypes or not spec.dataset:
+        return None
+    place = at(judged.file.document, "dataset", "process_ops")
+    try:
+        made = channels(spec.dataset.process_ops)
+    except ProcessOpError as error:
+        return SpecError(error.what, fix=error.fix, **place)
+    shapes = list(spec.frontend.shape.values())
+    if len(shapes) == 1 and len(shapes[0]) == 4 and shapes[0][1] != made:
+        return SpecError(
+            f"process_ops make {made} channels, the network takes {shapes[0][1]} (frontend.shape)",
+            fix="add or remove a ChannelSplit, or correct frontend.shape: [1, C, H, W]",
+            **place,
+        )
     return None
 
 
@@ -307,7 +335,7 @@ def _head(judged: _Judged) -> SpecError | None:
         return None
     if kind == SOFTMAX:
         return softmax_of_bytes(judged.file)
-    why = "is no int8 operator"
+    why = f"is no int8 operator{did_you_mean(kind, [SOFTMAX])}"
     if "nms" in kind.lower():
         why = "selects boxes (non-maximum suppression), which is no int8 operator"
     return CapabilityError(
@@ -324,6 +352,7 @@ _JUDGES = (
     _shape,
     _input_type,
     _images,
+    _steps,
     _backend_type,
     _precision,
     _head,

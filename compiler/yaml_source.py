@@ -231,6 +231,8 @@ class _Reader:
     def scalar(self, node: yaml.Node) -> Hashable:
         if not isinstance(node, yaml.ScalarNode):
             raise self.fail("a key must be a word", node, "quote it")
+        if node.tag == "tag:yaml.org,2002:merge":
+            raise self.fail("merge keys (<<) are not read", node, "write the keys out")
         if node.tag not in _SCALARS:
             raise self.fail(f"the tag {clip(node.tag)} is not allowed", node, "remove the tag")
         if len(node.value) > _MAX_TEXT:

@@ -6,7 +6,8 @@ running.
 """
 
 from calib.images.arrays import read_npz, write_npz
-from calib.images.files import digest, list_images, read_image, read_size, write_image
+from calib.images.files import SUFFIXES, digest, list_images, read_image, read_size, write_image
+from calib.images.fit import channels
 from calib.images.process_ops import (
     OPERATORS,
     CenterCrop,
@@ -26,6 +27,7 @@ from calib.images.process_ops import (
 
 __all__ = [
     "OPERATORS",
+    "SUFFIXES",
     "CenterCrop",
     "ChannelSplit",
     "CvtColor",
@@ -37,6 +39,7 @@ __all__ = [
     "ToTensor",
     "apply_ops",
     "byte_values",
+    "channels",
     "digest",
     "list_images",
     "pointwise_table",

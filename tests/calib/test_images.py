@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -517,6 +518,33 @@ def test_the_values_of_bytes_are_all_that_can_come(
 )
 def test_what_mixes_float_values_leaves_them_unknown(late: ProcessOp) -> None:
     assert byte_values([Normalize(), late]) is None
+
+
+@settings(max_examples=60, deadline=None)
+@given(BYTES, DROPPED, st.sampled_from([[], [Normalize(mean=(0.1,) * 3, std=(1.0,))]]))
+def test_the_channels_are_those_of_any_image(
+    first: list[ProcessOp], dropped: list[ProcessOp], scaled: list[ProcessOp]
+) -> None:
+    ops = [*first, *dropped, *scaled]
+    for size in ((8, 12), (40, 30)):
+        try:
+            made = len(apply_ops(ops, photo(*size)))
+        except ProcessOpError as error:
+            if "CenterCrop" not in error.what:
+                with pytest.raises(ProcessOpError, match=re.escape(error.what)):
+                    images.channels(ops)
+        else:
+            assert images.channels(ops) == made
+
+
+def test_a_crop_is_compared_with_what_comes_before_it() -> None:
+    crop, late = CenterCrop(crop_size=(5, 7)), CenterCrop(crop_size=(7, 7))
+    assert images.channels([crop]) == 3
+    assert images.channels([Resize(size=(9, -1)), late]) == 3
+    assert images.channels([crop, Pad(pad_to_square=True), late]) == 3
+    for before in ([crop], [Resize(size=(6, 16))], [crop, Pad(pad_to_square=False)]):
+        with pytest.raises(ProcessOpError, match="CenterCrop to 7 x 7"):
+            images.channels([*before, late])
 
 
 def test_warnings() -> None:

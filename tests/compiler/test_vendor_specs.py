@@ -51,6 +51,7 @@ SR = {
 TEXT = {"ids": [1, 384], "mask": [1, 384], "types": [1, 384]}
 LLM = {"frontend.type": "huggingface", "frontend.checkpoint": "/absent/llm", "dataset": GONE}
 DECODE, TENSOR = {"type": "DecodeImage"}, {"type": "ToTensor"}
+SWAP = "COLOR_RGB2BGR"
 
 
 @dataclass(frozen=True)
@@ -454,6 +455,39 @@ CASES: dict[str, Case] = {
     "custom_code": step_fault(
         {"type": "CustomFunc", "module_path": "p.py", "func_name": "f"}, "runs Python code"
     ),
+    "colours_of_one_channel": Case(
+        ops(DECODE, {"type": "ChannelSplit", "index": 0}, {"type": "CvtColor", "code": SWAP}),
+        (("spec", "dataset.process_ops", "takes 3 channels, got 1"),),
+    ),
+    "crop_larger_than_the_image": Case(
+        ops({"type": "Resize", "size": 64}, {"type": "CenterCrop", "crop_size": 65}),
+        (("spec", "dataset.process_ops", "CenterCrop to 65 x 65 of an image of 64 x 64"),),
+    ),
+    "means_of_other_channels": Case(
+        {"frontend.shape": {"x": [1, 1, 64, 64]}}
+        | ops(
+            {"type": "ChannelSplit", "index": 0},
+            {"type": "Normalize", "mean": [0] * 3, "std": [1] * 3},
+        ),
+        (("spec", "dataset.process_ops", "3 values for 1 channels"),),
+    ),
+    "pillow_after_float": Case(
+        ops({"type": "Normalize"}, {"type": "Resize", "size": 9, "backend": "pillow"}),
+        (("spec", "dataset.process_ops", "takes 8-bit images"),),
+    ),
+    "three_channels_for_one": Case(
+        {"frontend.shape": {"x": [1, 1, 64, 64]}},
+        (("spec", "dataset.process_ops", "make 3 channels, the network takes 1"),),
+    ),
+    "channels_last": Case(
+        {"frontend.shape": {"x": [1, 64, 64, 3]}, "dataset.process_ops": GONE},
+        (("spec", "dataset.process_ops", "make 3 channels, the network takes 64"),),
+    ),
+    "unread_suffix": Case(
+        {"dataset.sampler.suffix": "gif"},
+        (("capability", "dataset.sampler.suffix", "'gif'"),),
+    ),
+    "head_in_capitals": head("Softmax", "did you mean 'softmax'?"),
     "unknown_step": step_fault({"type": "Resise", "size": 8}, "did you mean 'Resize'"),
     "step_without_type": step_fault({"size": 8}, "has no `type`"),
     "unknown_step_key": step_fault(
