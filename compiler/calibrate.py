@@ -32,6 +32,7 @@ from compiler import qdq
 from compiler.dataset import Photo
 from compiler.errors import ShapeError, SizeError
 from compiler.floatnet import FloatConv, FloatNetwork
+from compiler.model import MAX_ELEMENTS
 from compiler.network import Concat, QuantizeInput, sizes
 from compiler.progress import Reporter
 from compiler.runner import Session
@@ -74,7 +75,7 @@ def observe(
         ImageError: an image cannot be read.
         CalibrationError: an activation is not finite, or there is no image.
         ShapeError: the pre-processing yields another number of channels than the network takes.
-        SizeError: the network does not fit an image's size.
+        SizeError: the network does not fit an image's size, or would need too much memory for it.
     """
     if not photos:
         raise CalibrationError("there is no image to calibrate on", fix="give at least one")
@@ -144,13 +145,20 @@ class _Activations:
                 fix="add or remove a ChannelSplit or CvtColor in dataset.process_ops",
             )
         try:
-            sizes(self.net, (x.shape[1], x.shape[2]))
+            made = sizes(self.net, (x.shape[1], x.shape[2]))
         except SizeError as error:
             raise SizeError(
                 error.what,
                 where=f"image {photo.name}",
                 fix="add a Resize or CenterCrop to dataset.process_ops",
             ) from error
+        if any(self.net.channels[n] * h * w > MAX_ELEMENTS for n, (h, w) in made.items()):
+            raise SizeError(
+                f"an input of {x.shape[1]}x{x.shape[2]} makes tensors of more than "
+                f"{MAX_ELEMENTS} values",
+                where=f"image {photo.name}",
+                fix="reduce it by a Resize or CenterCrop in dataset.process_ops",
+            )
         yield self.input, self.net.quantize_input.normalized(x)
         if self.session is not None:
             results = self.session.run_all({self.net.input: x[None]})

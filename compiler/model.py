@@ -20,7 +20,7 @@ from compiler.errors import ModelError, ShapeError, UnsupportedOperatorError
 MIN_OPSET = 13  # the first with per-channel QuantizeLinear
 _MIN_IR_VERSION = 7  # of opset 13; below 4, shape inference does not see initializers
 MAX_MODEL_BYTES = 1 << 30
-_MAX_ELEMENTS = (
+MAX_ELEMENTS = (
     1 << 29
 )  # of one tensor: 2 GiB as float32, 16 times a 1080p frame three times as high
 Shape = tuple[int, ...]
@@ -256,7 +256,7 @@ def with_shape(model: onnx.ModelProto, shape: Mapping[str, Shape], path: Path) -
 def _refuse_huge(model: onnx.ModelProto, path: Path) -> None:
     graph = model.graph
     for value in (*graph.input, *graph.value_info, *graph.output):
-        if math.prod(_dims(value)) > _MAX_ELEMENTS or min(_dims(value), default=0) < 0:
+        if math.prod(_dims(value)) > MAX_ELEMENTS or min(_dims(value), default=0) < 0:
             raise ShapeError(
                 f"the tensor {value.name!r} would have the shape {list(_dims(value))}",
                 where=str(path),
