@@ -193,7 +193,7 @@ class _Worker:
             kind = f"hang of {limit:.0f} s" if stuck else f"crash {self.process.exitcode}"
             data = case(subject(self.name), self.seed, index)
             tally.add(Failure(index, kind, kind, data))
-            tally.verdicts["unreported"] += (index - self.told) // self.step
+            tally.verdicts["unreported"] += max(0, index - self.told) // self.step
             self.next, self.process = index + self.step, None
 
     def _is_stuck(self, limit: float) -> bool:
@@ -205,8 +205,9 @@ class _Worker:
         waited = time.monotonic() - began
         if waited < limit or self.process is None:
             return False
-        now = _used_s(self.process.pid)
-        return self.shared[0] == index and (now - used > limit or waited > _PATIENCE * limit)
+        now, sleeps = _used_s(self.process.pid)
+        blocked = sleeps and waited > _PATIENCE * limit
+        return self.shared[0] == index and (now - used > limit or blocked)
 
     def _take(self, message: Any, tally: Tally) -> None:
         if message is None:
@@ -236,13 +237,14 @@ class _Worker:
             self.process.join()
 
 
-def _used_s(pid: int) -> float:
-    """Processor time of a process so far; its state in /proc counts in clock ticks."""
+def _used_s(pid: int) -> tuple[float, bool]:
+    """Processor time of a process so far, and whether it sleeps rather than waits for a turn."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return 0.0, False
+    ticks = int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK"), fields[0] != "R"
 
 
 def prepare(of: Subject, folder: Path) -> Guard:
@@ -268,8 +270,8 @@ def _work(name: str, seed: int, span: range, folder: Path, pipe: Connection, sha
     here, counts = folder / "cases", Counter[str]()
     told = time.monotonic()
     for index in span:
-        data = case(of, seed, index)
         shared[1], shared[2], shared[0] = time.monotonic(), time.process_time(), index
+        data = case(of, seed, index)
         verdict, kind, detail = attempt(of, data, here)
         if kind:
             pipe.send(Failure(index, kind, detail, data))
