@@ -91,6 +91,15 @@ def test_a_case_follows_from_its_number() -> None:
         assert len({harness.case(of, 1, index) for index in range(20)}) > 15
 
 
+def test_a_case_does_not_depend_on_those_before_it() -> None:
+    """What one case changes in place must not be shared with the next."""
+    of = harness.subject("spec")
+    alone = [harness.case(of, 2, index) for index in range(300)]
+    for index in range(1000):
+        harness.case(of, 3, index)
+    assert [harness.case(of, 2, index) for index in range(300)] == alone
+
+
 def test_minimizing_keeps_what_matters() -> None:
     data = bytes(range(200))
     assert minimize.minimize(data, lambda d: b"\x07" in d and b"\x64" in d) == b"\x07\x64"
