@@ -32,6 +32,7 @@ from compiler.float_values import FloatValues
 from compiler.floatnet import FloatConv, FloatNetwork
 from compiler.network import Concat, QuantizeInput, sizes
 from compiler.progress import Reporter
+from compiler.shapes import MAX_ELEMENTS
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def observe(
         ImageError: an image cannot be read.
         CalibrationError: an activation is not finite, or there is no image.
         ShapeError: the pre-processing yields another number of channels than the network takes.
-        SizeError: the network does not fit an image's size.
+        SizeError: the network does not fit an image's size, or would need too much memory for it.
     """
     if not photos:
         raise CalibrationError("there is no image to calibrate on", fix="give at least one")
@@ -136,13 +137,20 @@ class _Activations:
                 fix="add or remove a ChannelSplit or CvtColor in dataset.process_ops",
             )
         try:
-            sizes(self.net, (x.shape[1], x.shape[2]))
+            made = sizes(self.net, (x.shape[1], x.shape[2]))
         except SizeError as error:
             raise SizeError(
                 error.what,
                 where=f"image {name}",
                 fix="add a Resize or CenterCrop to dataset.process_ops",
             ) from error
+        if any(self.net.channels[n] * h * w > MAX_ELEMENTS for n, (h, w) in made.items()):
+            raise SizeError(
+                f"an input of {x.shape[1]}x{x.shape[2]} makes tensors of more than "
+                f"{MAX_ELEMENTS} values",
+                where=f"image {name}",
+                fix="reduce it by a Resize or CenterCrop in dataset.process_ops",
+            )
         yield from self.values.of(x[None]).items()
 
 
@@ -157,8 +165,8 @@ def choose(
     """The threshold of every rounding point, and reasons to doubt them.
 
     Args:
-        byte_values: what pre-processing makes of every byte of an image, binary32 [C, 256], which
-            tells the range of the graph input; where that is None, `method` estimates it.
+        byte_values: what pre-processing can give (`calib.images.byte_values`), binary32 [C, 256],
+            which tells the range of the graph input; where that is None, `method` estimates it.
     Returns:
         The table and warnings: thresholds that still move between two halves of the images, and
         visible clipping.

@@ -7,14 +7,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from compiler import cli, spec
+from compiler import cli, spec, torchscript
 from compiler import target as targets
 from compiler.errors import ModelError, SpecError
 from compiler.explain import explain
 from compiler.progress import Reporter
 from compiler.spec import SpecFile
 
-_NETWORK_BYTES = 200 << 20  # larger checkpoints are not read
+_NETWORK_BYTES = 200 << 20  # larger checkpoints are not read, only those that none may be
 _NETWORK_KEYS = ("frontend", "backend.dtype", "backend.target")  # at fault: no need to read it
 
 
@@ -64,7 +64,7 @@ def judge(path: Path) -> Verdict:
         "refused" if reasons else "buildable",
         tuple(reasons),
         _missing(reading.file),
-        reading.file.no_effect,
+        tuple(key for key in reading.file.no_effect if key not in {r.key for r in reasons}),
         reading.file.notes,
     )
 
@@ -73,14 +73,17 @@ def _network_reasons(file: SpecFile) -> tuple[Reason, ...]:
     """Why the network in the checkpoint cannot be built, where reading it costs little."""
     frontend = file.spec.frontend
     checkpoint = Path(frontend.checkpoint)
-    if frontend.type != "onnx" or not _is_small(checkpoint):
+    if not _is_there(checkpoint):
         return ()
     from compiler import model, simplify, stages  # slow to import; most specs' files are elsewhere
 
     shape = {name: tuple(dims) for name, dims in frontend.shape.items()}
     try:
-        graph = simplify.supported(model.load(checkpoint, shape))
-        stages.require_operators(stages.with_head(graph, file), targets.load(file))
+        if frontend.type == "pytorch":
+            torchscript.require_archive(checkpoint)
+        elif not _NETWORK_BYTES < checkpoint.stat().st_size <= model.MAX_MODEL_BYTES:
+            graph = simplify.supported(model.load(checkpoint, shape))
+            stages.require_operators(stages.with_head(graph, file), targets.load(file))
     except SpecError as error:
         return (_reason(error),)
     except ModelError as error:
@@ -90,9 +93,9 @@ def _network_reasons(file: SpecFile) -> tuple[Reason, ...]:
     return ()
 
 
-def _is_small(path: Path) -> bool:
+def _is_there(path: Path) -> bool:
     try:
-        return path.is_file() and path.stat().st_size <= _NETWORK_BYTES
+        return path.exists()
     except OSError:
         return False
 
@@ -112,7 +115,7 @@ def _missing(file: SpecFile) -> tuple[str, ...]:
     dataset = file.spec.dataset
     if dataset is not None and dataset.path and dataset.fallback is None:
         wanted.append(dataset.path)
-    return tuple(path for path in wanted if not Path(path).exists())
+    return tuple(path for path in wanted if not _is_there(Path(path)))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -156,8 +159,8 @@ def _show(verdict: Verdict, reporter: Reporter) -> None:
     colour = "green" if verdict.verdict == "buildable" else "red"
     reporter.stage(f"{verdict.verdict}  {verdict.spec}", f"bold {colour}")
     for reason in verdict.reasons:
-        where = f"line {reason.line} " if reason.line else ""
-        reporter.detail(f"{where}{reason.key}: {reason.message}\n    fix: {reason.fix}")
+        where = " ".join(filter(None, (f"line {reason.line}" * bool(reason.line), reason.key)))
+        reporter.detail(f"{where or 'the file'}: {reason.message}\n    fix: {reason.fix}")
     for label, names in (("missing", verdict.missing), ("without effect", verdict.no_effect)):
         if names:
             reporter.detail(f"{label}: {', '.join(names)}")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
 from onnx import version_converter
 
 from compiler.canonical import canonical
@@ -17,7 +19,7 @@ from compiler.errors import ModelError, UnsupportedOperatorError, line_of
 from compiler.shapes import Shape, has_another_size, with_shape
 
 MIN_OPSET = 13  # the first with per-channel QuantizeLinear
-_MAX_MODEL_BYTES = 1 << 30
+MAX_MODEL_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def load(path: Path, shape: Mapping[str, Shape]) -> LoadedModel:
 def _read(path: Path) -> bytes:
     try:
         size = path.stat().st_size
-        if not path.is_file() or not 0 < size <= _MAX_MODEL_BYTES:
+        if not path.is_file() or not 0 < size <= MAX_MODEL_BYTES:
             raise ModelError(
                 f"is not a network file ({size} bytes)",
                 where=str(path),
@@ -86,11 +88,29 @@ def _parse(data: bytes, path: Path) -> onnx.ModelProto:
         raise ModelError(
             "the file is not ONNX, or is damaged", where=str(path), fix="export or fetch it again"
         ) from error
+    if not _is_text(model):
+        raise ModelError(
+            "a name in the network is not UTF-8 text",
+            where=str(path),
+            fix="export or fetch it again",
+        )
     if not model.graph.node:
         raise ModelError(
             "the network has no nodes", where=str(path), fix="export or fetch it again"
         )
     return model
+
+
+def _is_text(message: Message) -> bool:
+    """Whether every string in a message is text; protobuf hands out any bytes."""
+    for field, value in message.ListFields():
+        several = isinstance(value, Sequence) and not isinstance(value, str | bytes)
+        for item in value if several else (value,):
+            if field.type == FieldDescriptor.TYPE_STRING and isinstance(item, bytes):
+                return False
+            if field.type == FieldDescriptor.TYPE_MESSAGE and not _is_text(item):
+                return False
+    return True
 
 
 def _refuse_foreign(model: onnx.ModelProto, path: Path) -> None:
@@ -137,6 +157,12 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
 
 def _upgrade(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+    if opset > (known := onnx.defs.onnx_opset_version()):
+        raise ModelError(
+            f"its opset {opset} is newer than {known}, the last that this onnx knows",
+            where=str(path),
+            fix=f"export the network with opset {MIN_OPSET} to {known}",
+        )
     if opset >= MIN_OPSET:
         return model
     try:

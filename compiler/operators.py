@@ -52,8 +52,30 @@ def _conv(reader: Chains, node: onnx.NodeProto) -> None:
         dilations=dilations,
         groups=int(attributes.get("group", 1)),
     )
+    _require_fit(node, conv, reader.channels[source], _pair(attributes.get("kernel_shape", kernel)))
     reader.add(conv, node, out)
     reader.chains[conv.output] = len(reader.ops) - 1
+
+
+def _require_fit(node: onnx.NodeProto, conv: FloatConv, channels: int, kernel: Size) -> None:
+    """Raises ModelError where weight, bias, attributes and input do not belong together.
+
+    Neither ONNX's shape inference nor ONNX Runtime's blocked kernels notice that.
+    """
+    out, per_group = conv.weight.shape[:2]
+    grouped = conv.groups > 0 and per_group * conv.groups == channels and out % conv.groups == 0
+    shaped = conv.weight.size > 0 and conv.kernel == kernel and conv.bias.shape == (out,)
+    if not (grouped and shaped):
+        raise _invalid(
+            node,
+            f"its weight {list(conv.weight.shape)} and bias {list(conv.bias.shape)} do not fit "
+            f"{channels} input channels, {conv.groups} groups and a window of {list(kernel)}",
+            "correct the channels in frontend.shape, or export the network again",
+        )
+
+
+def _invalid(node: onnx.NodeProto, what: str, fix: str = "export the network again") -> ModelError:
+    return ModelError(what, where=f"node {node.name or node.output[0]} ({node.op_type})", fix=fix)
 
 
 def _activation(reader: Chains, node: onnx.NodeProto) -> None:
@@ -132,11 +154,7 @@ def _gain_and_offset(reader: Chains, node: onnx.NodeProto, index: int) -> tuple[
             return constant, zero
         case _:
             if not constant.all():
-                raise ModelError(
-                    "it divides by zero",
-                    where=f"node {node.name or node.output[0]} (Div)",
-                    fix="export the network again from a checkpoint with finite weights",
-                )
+                raise _invalid(node, "it divides by zero")
             return 1 / constant, zero
 
 
@@ -165,7 +183,13 @@ def _depth_to_space(reader: Chains, node: onnx.NodeProto) -> None:
     attributes = _attributes(node)
     source, block = reader.tensor(node, 0), int(attributes["blocksize"])
     mode = attributes.get("mode", "DCR")
-    channels = reader.channels[source] // (block * block)
+    channels, rest = divmod(reader.channels[source], block * block)
+    if rest or not channels or mode not in ("CRD", "DCR"):
+        raise _invalid(
+            node,
+            f"it cannot make blocks of {block} in mode {mode} of "
+            f"{reader.channels[source]} channels",
+        )
     op = DepthToSpace(reader.label(node), source, node.output[0], block, mode)
     reader.add(op, node, channels)
 
@@ -204,7 +228,8 @@ def _resize(reader: Chains, node: onnx.NodeProto) -> None:
     if not (nearest and floor) or len(node.input) < 3 or not node.input[2]:
         raise unsupported(node, "only nearest, asymmetric, floor, by constant scales is defined")
     scales = reader.constant(node, 2)
-    if scales.shape != (4,) or tuple(scales[:2]) != (1, 1) or (scales != np.rint(scales)).any():
+    whole = (scales == np.rint(scales)) & (scales >= 1)
+    if scales.shape != (4,) or tuple(scales[:2]) != (1, 1) or not whole.all():
         raise unsupported(node, f"its scales {scales.tolist()} are not whole factors")
     source = reader.tensor(node, 0)
     factors = (int(scales[2]), int(scales[3]))
@@ -242,6 +267,8 @@ def _pads(
         return top, left, bottom, right
     if auto == "VALID":
         return 0, 0, 0, 0
+    if auto not in ("SAME_UPPER", "SAME_LOWER"):
+        raise _invalid(node, f"its auto_pad {auto!r} is not known")
     if strides != (1, 1):
         raise unsupported(node, f"auto_pad {auto} with strides depends on the image size")
     high, wide = (dil[i] * (kernel[i] - 1) for i in (0, 1))

@@ -135,7 +135,7 @@ class Dataset(_Part):
     path: _Path | None = None
     fallback: Literal["samples"] | None = None
     sampler: Sampler = Sampler()
-    process_ops: list[ProcessOp] = [DecodeImage(), Normalize(), ToTensor()]
+    process_ops: list[ProcessOp] = [DecodeImage(), Normalize(norm_type=None), ToTensor()]
 
 
 class ExtraOps(_Part):

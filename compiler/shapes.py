@@ -11,7 +11,7 @@ import onnx
 from compiler.errors import ShapeError, line_of
 
 _MIN_IR_VERSION = 7  # of opset 13; below 4, shape inference does not see initializers
-_MAX_ELEMENTS = 1 << 29  # of one tensor: 2 GiB as float32, 16 times a 1080p frame enlarged 3x
+MAX_ELEMENTS = 1 << 29  # of one tensor: 2 GiB as float32, 16 times a 1080p frame enlarged 3x
 Shape = tuple[int, ...]
 
 
@@ -106,7 +106,7 @@ def _fix_dims(port: onnx.ValueInfoProto, wanted: Shape, path: Path) -> None:
 def _refuse_huge(model: onnx.ModelProto, path: Path) -> None:
     graph = model.graph
     for value in (*graph.input, *graph.value_info, *graph.output):
-        if math.prod(dims(value)) > _MAX_ELEMENTS or min(dims(value), default=0) < 0:
+        if math.prod(dims(value)) > MAX_ELEMENTS or min(dims(value), default=0) < 0:
             raise ShapeError(
                 f"the tensor {value.name!r} would have the shape {list(dims(value))}",
                 where=str(path),

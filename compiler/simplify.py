@@ -25,9 +25,11 @@ from compiler.runner import Array, Session, random_input
 _TIMEOUT_S = 300
 _RELATIVE_TOLERANCE = 1e-4
 _MIN_MEMORY_BYTES = 4 << 30
+# Where PyTorch is installed, onnxsim imports it at a cost of seconds, for what is not used here.
 _CHILD = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[3]), int(sys.argv[3])))
+sys.modules["torch"] = None
 import onnx, onnxsim
 onnx.save(onnxsim.simplify(onnx.load(sys.argv[1]))[0], sys.argv[2])
 """

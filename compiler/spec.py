@@ -103,7 +103,7 @@ def read(path: Path, overrides: tuple[str, ...] = ()) -> Reading:
     data = yaml_source.copied(document.data)
     stripped = vendor_keys.strip(data)
     notes = vendor_keys.settle(data)
-    spec, faults = _validate(data, document)
+    spec, faults, document = _validate(data, document)
     if spec is None:
         return Reading(None, faults)
     stripped = (*stripped, *_idle_keys(spec))
@@ -114,8 +114,10 @@ def read(path: Path, overrides: tuple[str, ...] = ()) -> Reading:
 
 def _validate(
     data: dict[str, Any], document: Document
-) -> tuple[Spec | None, tuple[SpecError, ...]]:
-    """The spec without what is at fault, if that makes one, and the faults in file order."""
+) -> tuple[Spec | None, tuple[SpecError, ...], Document]:
+    """The spec without what is at fault, if that makes one; the faults in file order; and the
+    document with the right names of misspelt keys.
+    """
     try:
         spec = Spec.model_validate(data)
     except ValidationError as error:
@@ -125,7 +127,8 @@ def _validate(
         try:
             spec = Spec.model_validate(data)
         except ValidationError:
-            return None, _in_file_order(faults)
+            return None, _in_file_order(faults), document
+        document = spec_faults.renamed(document, repairs)
     else:
         faults = []
     mode, known = spec.backend.quantize.calibrate_mode, (*METHODS, AUTO)
@@ -137,7 +140,7 @@ def _validate(
                 **at(document, "backend", "quantize", "calibrate_mode"),
             )
         )
-    return spec, _in_file_order(faults)
+    return spec, _in_file_order(faults), document
 
 
 def _in_file_order(faults: list[SpecError]) -> tuple[SpecError, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -34,7 +34,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def _closest(name: str, known: Iterable[str]) -> str | None:
     if len(name) > _LONGEST_NAME:
         return None
-    return next(iter(difflib.get_close_matches(name, list(known), n=1)), None)
+    by_lower = {word.lower(): word for word in known}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1)
+    return by_lower[close[0]] if close else None
 
 
 def old_form(document: Document) -> SpecError | None:
@@ -61,15 +63,20 @@ def explain(
     error: ValidationError, document: Document, model: type[BaseModel]
 ) -> tuple[list[SpecError], list[Repair]]:
     """Every finding as an error, and its repair."""
-    faults, repairs = [], []
+    faults: list[SpecError] = []
+    repairs: list[Repair] = []
     for problem in error.errors():
         if _misspelt(problem, error):
             continue
         path = _real_path(problem["loc"], document)
+        if any(repair.path == path for repair in repairs):
+            continue  # the other alternatives of a union say the same of one value
         faults.append(_explain(problem, path, document, model))
         unknown = problem["type"] == "extra_forbidden"
         known = _known_keys(path[:-1], document, model) if unknown else ()
-        repairs.append(Repair(path, _closest(str(path[-1]), known)))
+        name = _closest(str(path[-1]), known)
+        idle = name in NO_EFFECT.get(path[:-1], ())  # the schema does not have it
+        repairs.append(Repair(path, None if idle else name))
     return faults, repairs
 
 
@@ -109,10 +116,40 @@ def _explain(problem: Any, path: KeyPath, document: Document, model: type[BaseMo
                 **place,
             )
         case _:
-            got = problem["input"]
-            shown = clip(repr(got)) if isinstance(got, str | int | float | bool | None) else "this"
-            reason = str(problem["msg"]).removeprefix("Value error, ")
-            return SpecError(f"{shown}: {reason}", fix="correct the value", **place)
+            return SpecError(_reason(problem), fix="correct the value", **place)
+
+
+_EXPECTED = {
+    "model_type": "a mapping of keys to values is expected",
+    "model_attributes_type": "a mapping of keys to values is expected",
+    "dict_type": "a mapping of keys to values is expected",
+    "list_type": "a list is expected",
+    "tuple_type": "a list is expected",
+}
+
+
+def _reason(problem: Any) -> str:
+    """The value at fault, as a spec has it, and what is wrong with it."""
+    value, kind = problem["input"], problem["type"]
+    reason = str(problem["msg"]).removeprefix("Value error, ")
+    if isinstance(value, dict):
+        return reason if kind == "value_error" else f"a mapping: {_EXPECTED.get(kind, reason)}"
+    if value is None or isinstance(value, bool):
+        shown = "null" if value is None else str(value).lower()
+    else:
+        shown = "a list" if isinstance(value, list | tuple) else clip(repr(value))
+    return f"{shown}: {_EXPECTED.get(kind, reason)}"
+
+
+def renamed(document: Document, repairs: Iterable[Repair]) -> Document:
+    """The document with the lines of misspelt keys under their right names too."""
+    lines = dict(document.lines)
+    for repair in repairs:
+        size = len(repair.path)
+        for path, line in document.lines.items():
+            if repair.name and path[:size] == repair.path:
+                lines.setdefault((*repair.path[:-1], repair.name, *path[size:]), line)
+    return replace(document, lines=lines)
 
 
 def _unknown_operator(name: str, place: dict[str, Any]) -> SpecError:
@@ -140,7 +177,7 @@ def _real_path(loc: tuple[str | int, ...], document: Document) -> KeyPath:
             node = node.get(part)
         elif isinstance(node, list) and isinstance(part, int) and part < len(node):
             node = node[part]
-        elif tagged or not last:
+        elif tagged or not last or not isinstance(node, dict | list):
             continue
         path.append(part)
     return tuple(path)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from calib.images import ProcessOp, pointwise_table
+from calib.images import ProcessOp, byte_values
 from calib.methods import Method, method
 from calib.table import CalibrationTable
 from compiler import bundle, calibrate, dataset, model, qdq, simplify, store, torchscript
@@ -196,12 +196,10 @@ def thresholds(
 ) -> tuple[CalibrationTable, tuple[str, ...]]:
     """The range of every rounding point by the spec's method, and reasons to doubt them."""
     wish = inputs.file.spec.backend.quantize
-    byte_values = pointwise_table(inputs.ops, floats.channels[floats.input])
+    of_bytes = byte_values(inputs.ops)
 
     def choose(chosen: Method) -> tuple[CalibrationTable, tuple[str, ...]]:
-        return calibrate.choose(
-            floats, observed, chosen, symmetric=symmetric, byte_values=byte_values
-        )
+        return calibrate.choose(floats, observed, chosen, symmetric=symmetric, byte_values=of_bytes)
 
     if wish.calibrate_mode != AUTO:
         return choose(method(wish.calibrate_mode, wish.calibrate_range))

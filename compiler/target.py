@@ -7,11 +7,13 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from calib.errors import WorkbenchError
-from compiler import spec_faults, yaml_source
+from calib.errors import ProcessOpError, WorkbenchError
+from calib.images import SUFFIXES, channels
+from compiler import yaml_source
 from compiler.errors import CapabilityError, FrontendError, SpecError
 from compiler.schema import SOFTMAX, Spec
 from compiler.spec import SpecFile
+from compiler.spec_faults import at, did_you_mean
 
 TARGETS = Path(__file__).parents[1] / "configs" / "targets"
 
@@ -91,7 +93,7 @@ def load(file: SpecFile) -> Target:
         raise SpecError(
             f"target file: {problem['msg']}",
             fix="compare it with configs/targets/vacc.yaml",
-            **spec_faults.at(document, *problem["loc"]),
+            **at(document, *problem["loc"]),
         ) from error
 
 
@@ -113,12 +115,28 @@ def _dtype(file: SpecFile, target: Target) -> SpecError | None:
     if dtype in target.dtypes:
         return None
     reason = f"target {target.name} builds {', '.join(target.dtypes)} only, not {dtype}"
-    if blocked := _first_without_kernel(file.spec, target):
+    if dtype.lower() in target.dtypes:
+        reason += did_you_mean(dtype, target.dtypes)
+    elif blocked := _first_without_kernel(file.spec, target):
         reason += f"; {blocked}"
     return CapabilityError(
         reason,
         fix="write `dtype: int8` and name calibration images in `dataset:`",
         **file.at("backend", "dtype"),
+    )
+
+
+def _compile_type(file: SpecFile, target: Target) -> SpecError | None:
+    """A word in `compile.data_type` that names another type; the vendor's numbers say nothing."""
+    path = ("backend", "compile", "data_type")
+    value = yaml_source.at(file.document.data, path)
+    if not isinstance(value, str) or value.lower() in target.dtypes:
+        return None
+    return CapabilityError(
+        f"target {target.name} builds {', '.join(target.dtypes)} only, "
+        f"not {yaml_source.clip(value)}",
+        fix="remove data_type; backend.dtype says what is built",
+        **file.at(*path),
     )
 
 
@@ -154,13 +172,15 @@ def _frontend(file: SpecFile, _: Target) -> SpecError | None:
             fix="export the network to ONNX and write `type: onnx`",
             **file.at("frontend", "checkpoint"),
         )
-    hint = _EXPORT.get(frontend.type, "export the network to ONNX")
+    known = (*FRONTENDS, *_EXPORT)
+    meant = "" if frontend.type in known else did_you_mean(frontend.type, known)
+    hint = _EXPORT.get(frontend.type, "correct the word" if meant else "export the network to ONNX")
     place = ("frontend", "type")
     if place not in file.document.lines:
         place = ("frontend", "checkpoint")
     return FrontendError(
-        f"frontend {frontend.type!r} is not imported here",
-        fix=f"{hint}, then write `type: onnx`" if frontend.type != "torch" else hint,
+        f"frontend {frontend.type!r} is not imported here{meant}",
+        fix=hint if meant or frontend.type == "torch" else f"{hint}, then write `type: onnx`",
         **file.at(*place),
     )
 
@@ -223,6 +243,33 @@ def _images(file: SpecFile, target: Target) -> SpecError | None:
         )
     if spec.dataset.path is None and spec.dataset.fallback is None:
         return SpecError("dataset.path is missing", fix=fix, **file.at("dataset", "path"))
+    suffix, kinds = spec.dataset.sampler.suffix, (*SUFFIXES, ".npz")
+    if suffix is not None and f".{suffix.removeprefix('.').lower()}" not in kinds:
+        return CapabilityError(
+            f"files with suffix {suffix!r} are no images of a kind that is read here",
+            fix=f"convert them; read are {' '.join(kinds)}",
+            **file.at("dataset", "sampler", "suffix"),
+        )
+    return None
+
+
+def _steps(file: SpecFile, target: Target) -> SpecError | None:
+    """Whether process_ops fit one another, and make as many channels as the network takes."""
+    spec = file.spec
+    if not _imported(file) or spec.backend.dtype not in target.dtypes or not spec.dataset:
+        return None
+    place = file.at("dataset", "process_ops")
+    try:
+        made = channels(spec.dataset.process_ops)
+    except ProcessOpError as error:
+        return SpecError(error.what, fix=error.fix, **place)
+    shapes = list(spec.frontend.shape.values())
+    if len(shapes) == 1 and len(shapes[0]) == 4 and shapes[0][1] != made:
+        return SpecError(
+            f"process_ops make {made} channels, the network takes {shapes[0][1]} (frontend.shape)",
+            fix="add or remove a ChannelSplit, or correct frontend.shape: [1, C, H, W]",
+            **place,
+        )
     return None
 
 
@@ -231,7 +278,7 @@ def _backend_type(file: SpecFile, _: Target) -> SpecError | None:
     if kind in _BACKENDS:
         return None
     return CapabilityError(
-        f"backend type {kind!r} is not built here",
+        f"backend type {kind!r} is not built here{did_you_mean(kind, _BACKENDS)}",
         fix="write `type: tvm_vacc`",
         **file.at("backend", "type"),
     )
@@ -276,7 +323,7 @@ def _head(file: SpecFile, _: Target) -> SpecError | None:
         return None
     if kind == SOFTMAX:
         return softmax_of_bytes(file)
-    why = "is no int8 operator"
+    why = f"is no int8 operator{did_you_mean(kind, [SOFTMAX])}"
     if "nms" in kind.lower():
         why = "selects boxes (non-maximum suppression), which is no int8 operator"
     return CapabilityError(
@@ -288,10 +335,12 @@ def _head(file: SpecFile, _: Target) -> SpecError | None:
 
 _JUDGES = (
     _dtype,
+    _compile_type,
     _frontend,
     _shape,
     _input_type,
     _images,
+    _steps,
     _backend_type,
     _precision,
     _head,

@@ -79,6 +79,8 @@ def torch_version() -> str:
 
 def require_archive(checkpoint: Path) -> None:
     """Raises ModelError where the file is not a TorchScript archive, or its code opens files."""
+    if checkpoint.exists() and not checkpoint.is_file():
+        raise _no_archive(checkpoint, "no file")
     try:
         with zipfile.ZipFile(checkpoint) as archive:
             code = [i for i in archive.infolist() if "/code/" in i.filename]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import Any
 
-from compiler.yaml_source import KeyPath
+from compiler.yaml_source import KeyPath, at
 
 NO_EFFECT: dict[KeyPath, frozenset[str]] = {
     (): frozenset({"log", "version"}),
@@ -68,6 +68,8 @@ NO_EFFECT: dict[KeyPath, frozenset[str]] = {
     ),
 }
 
+_TRANSFERS = "insert_odma"  # of graph.extra_ops.type: no head, but transfers of the accelerator's
+
 FRONTENDS: dict[str, str] = {
     ".onnx": "onnx",
     ".pt": "pytorch",
@@ -99,11 +101,15 @@ def strip(data: dict[str, Any]) -> tuple[KeyPath, ...]:
     """Removes the keys that have no effect from `data`, and returns their paths."""
     found = []
     for path, names in NO_EFFECT.items():
-        part = _at(data, path)
+        part = at(data, path)
         if isinstance(part, dict):
             for name in [n for n in part if n in names]:
                 del part[name]
                 found.append((*path, name))
+    head = at(data, ("graph", "extra_ops"))
+    if isinstance(head, dict) and head.get("type") == _TRANSFERS:
+        del head["type"]
+        found.append(("graph", "extra_ops", "type"))
     return tuple(found)
 
 
@@ -114,7 +120,7 @@ def settle(data: dict[str, Any]) -> tuple[str, ...]:
     of several sizes of an input the first is built; `div255: null` does not divide.
     """
     for *parent, name in _PARTS:
-        holder = _at(data, tuple(parent))
+        holder = at(data, tuple(parent))
         if isinstance(holder, dict) and name in holder and holder[name] is None:
             del holder[name]
     return (*_frontend_type(data), *_first_sizes(data), *_null_div255(data))
@@ -134,7 +140,7 @@ def _frontend_type(data: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _first_sizes(data: dict[str, Any]) -> tuple[str, ...]:
-    shapes = _at(data, ("frontend", "shape"))
+    shapes = at(data, ("frontend", "shape"))
     notes = []
     for name, sizes in shapes.items() if isinstance(shapes, dict) else ():
         if isinstance(sizes, list) and sizes and all(isinstance(s, list) for s in sizes):
@@ -147,16 +153,10 @@ def _first_sizes(data: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _null_div255(data: dict[str, Any]) -> tuple[str, ...]:
-    steps = _at(data, ("dataset", "process_ops"))
+    steps = at(data, ("dataset", "process_ops"))
     notes = []
     for i, step in enumerate(steps if isinstance(steps, list) else ()):
         if isinstance(step, dict) and "div255" in step and step["div255"] is None:
             step["div255"] = False
             notes.append(f"dataset.process_ops.{i}.div255: null is read as false")
     return tuple(notes)
-
-
-def _at(data: Any, path: KeyPath) -> Any:
-    for part in path:
-        data = data.get(part) if isinstance(data, dict) else None
-    return data

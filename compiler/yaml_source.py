@@ -17,7 +17,7 @@ from yaml.resolver import Resolver
 
 from compiler.errors import SpecError
 
-_MAX_FILE_BYTES = 1 << 20
+_MAX_CHARACTERS = 1 << 20
 _MAX_VALUES = 20_000  # after aliases are expanded; stops a "billion laughs" file
 _MAX_DEPTH = 50
 _MAX_INTEGER = 1 << 63
@@ -60,9 +60,8 @@ def read(path: Path) -> Document:
         SpecError: with file and line.
     """
     try:
-        if path.stat().st_size > _MAX_FILE_BYTES:
-            raise SpecError("the file is too large for a spec", where=str(path), fix="name a spec")
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            text = file.read(_MAX_CHARACTERS + 1)  # a device or a pipe may have no end
     except OSError as error:
         raise SpecError(
             f"the file cannot be read: {os.strerror(error.errno or 0)}",
@@ -73,6 +72,8 @@ def read(path: Path) -> Document:
         raise SpecError(
             "the file is not UTF-8 text", where=str(path), fix="name a YAML file"
         ) from error
+    if len(text) > _MAX_CHARACTERS:
+        raise SpecError("the file is too large for a spec", where=str(path), fix="name a spec")
     return parse(text, path)
 
 
@@ -145,6 +146,13 @@ def copied(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: copied(item) for key, item in value.items()}
     return [copied(item) for item in value] if isinstance(value, list) else value
+
+
+def at(data: Any, path: KeyPath) -> Any:
+    """What stands at `path` of nested mappings, None where nothing does."""
+    for part in path:
+        data = data.get(part) if isinstance(data, dict) else None
+    return data
 
 
 class _Loader(Composer, CParser, Resolver):
@@ -223,6 +231,8 @@ class _Reader:
     def scalar(self, node: yaml.Node) -> Hashable:
         if not isinstance(node, yaml.ScalarNode):
             raise self.fail("a key must be a word", node, "quote it")
+        if node.tag == "tag:yaml.org,2002:merge":
+            raise self.fail("merge keys (<<) are not read", node, "write the keys out")
         if node.tag not in _SCALARS:
             raise self.fail(f"the tag {clip(node.tag)} is not allowed", node, "remove the tag")
         if len(node.value) > _MAX_TEXT:

@@ -6,8 +6,9 @@ serves calibration, verification and running.
 """
 
 from calib.images.arrays import read_npz, write_npz
-from calib.images.files import digest, list_images, read_image, read_size, write_image
-from calib.images.preprocess import apply_ops, pointwise_table, warnings
+from calib.images.files import SUFFIXES, digest, list_images, read_image, read_size, write_image
+from calib.images.fit import channels
+from calib.images.preprocess import apply_ops, byte_values, pointwise_table, warnings
 from calib.images.process_ops import (
     OPERATORS,
     CenterCrop,
@@ -23,6 +24,7 @@ from calib.images.process_ops import (
 
 __all__ = [
     "OPERATORS",
+    "SUFFIXES",
     "CenterCrop",
     "ChannelSplit",
     "CvtColor",
@@ -33,6 +35,8 @@ __all__ = [
     "Resize",
     "ToTensor",
     "apply_ops",
+    "byte_values",
+    "channels",
     "digest",
     "list_images",
     "pointwise_table",

@@ -7,6 +7,8 @@ import hashlib
 import io
 import os
 import stat
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -30,6 +32,8 @@ SUFFIXES: Final = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 _MAX_FILE_BYTES: Final = 2**30
 _ORIENTATION: Final = 0x0112  # EXIF: 5 to 8 lie on their side
 _JPEG_END: Final = b"\xff\xd9"
+_JPEG_SCAN: Final = b"\xff\xda"
+_MAX_SCANS: Final = 1000  # each goes over all pixels, and may be a few bytes long; 10 are usual
 _KINDS: Final[tuple[tuple[bytes, type[ImageFile]], ...]] = (
     (b"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
     (b"\xff\xd8\xff", JpegImagePlugin.JpegImageFile),
@@ -195,7 +199,8 @@ def _parse_header(data: bytes, path: Path) -> ImageFile:
     for signature, kind in _KINDS:
         if data.startswith(signature):
             try:
-                return kind(io.BytesIO(data))
+                with _unwarned():
+                    return kind(io.BytesIO(data))
             except Exception as error:  # Pillow's parsers raise whatever damaged bytes lead to
                 raise _damaged(path, f"its header cannot be parsed ({error})") from error
     raise ImageError(
@@ -234,15 +239,27 @@ def _png_chunk(data: bytes, kind: bytes) -> bytes:
 
 def _check_complete(header: ImageFile, data: bytes, path: Path) -> None:
     """Prove that no byte is missing: PNG by its checksums, JPEG by its end, others by decoding."""
-    if isinstance(header, JpegImagePlugin.JpegImageFile) and data.rstrip(b"\0").endswith(_JPEG_END):
-        return
+    if isinstance(header, JpegImagePlugin.JpegImageFile):
+        if (scans := data.count(_JPEG_SCAN)) > _MAX_SCANS:
+            raise _damaged(path, f"it has {scans} scans; {_MAX_SCANS} are decoded at most")
+        if data.rstrip(b"\0").endswith(_JPEG_END):
+            return
     try:
-        if isinstance(header, PngImagePlugin.PngImageFile):
-            header.verify()
-        else:
-            header.load()
+        with _unwarned():
+            if isinstance(header, PngImagePlugin.PngImageFile):
+                header.verify()
+            else:
+                header.load()
     except Exception as error:  # as above
         raise _damaged(path, str(error)) from error
+
+
+@contextlib.contextmanager
+def _unwarned() -> Iterator[None]:
+    """Without what Pillow warns of: a file is read, or refused with an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _damaged(path: Path, reason: str) -> ImageError:

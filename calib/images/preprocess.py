@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from calib.images.process_ops import (
     Array,
+    CenterCrop,
     ChannelSplit,
     CvtColor,
     DecodeImage,
@@ -47,8 +48,7 @@ def pointwise_table(ops: Sequence[ProcessOp], channels: int) -> Float32 | None:
         swapped or dropped (`CvtColor`, `ChannelSplit`, grey decoding), or an image is resized or
         padded after it became float.
     """
-    ramp = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], channels, axis=2)
-    x: Array = ramp
+    x: Array = _ramp(channels)
     for op in ops:
         match op:
             case CvtColor() | ChannelSplit() | DecodeImage(cv2_flags=0):
@@ -60,6 +60,37 @@ def pointwise_table(ops: Sequence[ProcessOp], channels: int) -> Float32 | None:
             case ToTensor():
                 x = x.astype(np.float32)
     return np.ascontiguousarray(x[0].T, dtype=np.float32)
+
+
+def byte_values(ops: Sequence[ProcessOp]) -> Float32 | None:
+    """Tabulate the values that `ops` can give: float32 [channels, 256], those of every 8-bit value.
+
+    Unlike `pointwise_table` it does not tell which pixel has which: while an image is 8-bit, its
+    colours may be mixed and dropped at will, since 8-bit values come of it again.
+
+    Returns:
+        None where colours are mixed, or an image is resized or padded, after it became float.
+    """
+    x: Array = _ramp(3)
+    for op in ops:
+        match op:
+            case CenterCrop():
+                pass
+            case Resize() | Pad() | DecodeImage(cv2_flags=0) | CvtColor(code="COLOR_RGB2YCrCb"):
+                if x.dtype != np.uint8:
+                    return None
+                if isinstance(op, DecodeImage):
+                    x = _ramp(1)
+            case ToTensor():
+                x = x.astype(np.float32)
+            case _:
+                x = op.apply(x)
+    return np.ascontiguousarray(x[0].T, dtype=np.float32)
+
+
+def _ramp(channels: int) -> Array:
+    """Every 8-bit value in every channel: uint8 [1, 256, channels]."""
+    return np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], channels, axis=2)
 
 
 def warnings(ops: Sequence[ProcessOp]) -> tuple[str, ...]:

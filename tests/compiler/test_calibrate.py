@@ -191,6 +191,18 @@ def test_another_number_of_channels(tmp_path: Path) -> None:
     assert "process_ops" in caught.value.fix
 
 
+def test_an_image_too_large_for_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The widest tensor counts: here the one that PixelShuffle reads."""
+    net, pictures = net_of(bicubic_plusplus()), photos(tmp_path, (16, 20))
+    monkeypatch.setattr(calibrate, "MAX_ELEMENTS", 16 * 3 * 8 * 10)
+    assert watch(net, pictures).ranges
+    monkeypatch.setattr(calibrate, "MAX_ELEMENTS", 16 * 3 * 8 * 10 - 1)
+    with pytest.raises(SizeError, match="16x20 makes tensors of more than 3839 values") as caught:
+        watch(net, pictures)
+    assert caught.value.where == "image 0.png"
+    assert "Resize" in caught.value.fix
+
+
 def test_an_image_of_a_size_that_does_not_fit(tmp_path: Path) -> None:
     with pytest.raises(SizeError, match="9x15 does not fit") as caught:
         watch(net_of(branches()), photos(tmp_path, (16, 20), (9, 15)))

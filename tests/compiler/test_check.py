@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 from pathlib import Path
 
 import pytest
@@ -80,6 +82,42 @@ def test_a_damaged_network_is_a_reason_and_a_missing_one_a_note(tmp_path: Path) 
 def test_a_shape_that_the_network_does_not_take(tmp_path: Path) -> None:
     (reason,) = check.judge(tiny_spec(tmp_path, frontend__shape={"x": [1, 3, 8, 8]})).reasons
     assert reason.code == "shape"
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "words"),
+    [
+        ("onnx", "net.onnx", "is not a network file"),
+        ("pytorch", "net.pt", "the checkpoint is no file"),
+    ],
+)
+def test_a_checkpoint_that_is_no_file_is_a_reason(
+    kind: str, name: str, words: str, tmp_path: Path
+) -> None:
+    """A folder, and a pipe, of which nobody ever reads."""
+    changes = {"frontend__type": kind, "frontend__checkpoint": str(tmp_path / name)}
+    path = tiny_spec(tmp_path, **changes)
+    for make, remove in ((Path.mkdir, Path.rmdir), (os.mkfifo, Path.unlink)):
+        make(tmp_path / name)
+        (reason,) = check.judge(path).reasons
+        assert (reason.code, reason.key) == ("model", "frontend.checkpoint")
+        assert words in reason.message
+        remove(tmp_path / name)
+
+
+def test_a_pickled_checkpoint_is_a_reason_whether_pytorch_is_there_or_not(tmp_path: Path) -> None:
+    (tmp_path / "net.pth").write_bytes(pickle.dumps({"weight": [1.0]}))
+    changes = {"frontend__type": "pytorch", "frontend__checkpoint": str(tmp_path / "net.pth")}
+    (reason,) = check.judge(tiny_spec(tmp_path, **changes)).reasons
+    assert reason.key == "frontend.checkpoint"
+    assert "torch.jit.trace" in reason.fix
+
+
+def test_a_network_too_large_to_be_built_is_a_reason(tmp_path: Path) -> None:
+    path = tiny_spec(tmp_path)
+    os.truncate(tmp_path / "tiny.onnx", (1 << 30) + 1)
+    (reason,) = check.judge(path).reasons
+    assert "not a network file (1073741825 bytes)" in reason.message
 
 
 def test_a_large_network_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

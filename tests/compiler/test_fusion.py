@@ -354,6 +354,7 @@ REFUSED: dict[str, tuple[Callable[[Graph], object], str, str]] = {
     ),
     "resize to sizes": (resize_to_sizes, "Resize", "only nearest"),
     "resize by a half": (resize_by(1, 1, 0.5, 0.5), "Resize", "not whole factors"),
+    "resize to nothing": (resize_by(1, 1, 0, 2), "Resize", "not whole factors"),
     "resize of channels": (resize_by(1, 2, 2, 2), "Resize", "not whole factors"),
     "resize of two axes": (resize_by(2, 2), "Resize", "not whole factors"),
     "pool with ceil_mode": (lambda g: g.max_pool(ceil_mode=1), "MaxPool", "ceil_mode"),
@@ -504,6 +505,53 @@ def test_a_network_without_convolutions_is_refused() -> None:
     model = Graph(3).model("input")
     with pytest.raises(UnsupportedOperatorError, match="passes input on"):
         fuse(model)
+
+
+@pytest.mark.parametrize(
+    ("weight", "bias", "group"),
+    [
+        ((4, 3, 3, 3), 4, 1),
+        ((4, 2, 3, 3), 4, 1),
+        ((3, 2, 3, 3), 3, 2),
+        ((4, 4, 3, 3), 4, 0),
+        ((4, 4, 3, 3), 1, 1),
+        ((0, 4, 3, 3), 0, 1),
+        ((4, 4, 0, 3), 4, 1),
+    ],
+)
+def test_a_convolution_that_does_not_fit_its_input_is_refused(
+    weight: tuple[int, ...], bias: int, group: int
+) -> None:
+    g = start()
+    constants = [g.constant(np.ones(shape, np.float32)) for shape in (weight, bias)]
+    g.node("Conv", g.last, *constants, group=group, channels=weight[0])
+    with pytest.raises(ModelError, match="do not fit 4 input channels") as caught:
+        read(g)
+    assert caught.value.where == f"node {g.nodes[-1].name} (Conv)"
+
+
+def test_a_window_of_another_size_than_the_weight_is_refused() -> None:
+    g = start()
+    g.conv(4, kernel_shape=(5, 5))
+    with pytest.raises(ModelError, match=r"a window of \[5, 5\]"):
+        read(g)
+
+
+@pytest.mark.parametrize(("block", "mode"), [(3, "CRD"), (4, "DCR"), (2, "XYZ")])
+def test_a_shuffle_that_does_not_fit_its_input_is_refused(block: int, mode: str) -> None:
+    g = start()
+    g.node("DepthToSpace", g.last, blocksize=block, mode=mode, channels=1)
+    what = f"blocks of {block} in mode {mode} of 4 channels"
+    with pytest.raises(ModelError, match=what) as caught:
+        read(g)
+    assert caught.value.where == f"node {g.nodes[-1].name} (DepthToSpace)"
+
+
+def test_a_padding_that_does_not_exist_is_refused() -> None:
+    g = start()
+    g.conv(4, auto_pad="SAME")
+    with pytest.raises(ModelError, match="auto_pad 'SAME' is not known"):
+        read(g)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -116,12 +116,18 @@ def wrong_rank_inside() -> onnx.ModelProto:
     return g.model()
 
 
+def name_of_bytes() -> bytes:
+    """protobuf hands such a name out as bytes, or fails when it is copied."""
+    return small().model().SerializeToString().replace(b"\n\x05input", b"\n\x05inp\xfet")
+
+
 BAD_FILES: dict[str, tuple[Callable[[], onnx.ModelProto | bytes], str]] = {
     "empty": (lambda: b"", "not a network file"),
     "text": (lambda: b"spec: not a network\n" * 40, "not ONNX, or is damaged"),
     "a picture": (lambda: b"\x89PNG\r\n\x1a\n" + bytes(range(256)), "not ONNX, or is damaged"),
     "truncated": (truncated, "not ONNX, or is damaged|not a valid ONNX network"),
     "zeros": (lambda: bytes(100), "not ONNX, or is damaged"),
+    "a name of bytes": (name_of_bytes, "a name in the network is not UTF-8 text"),
     "no nodes": (lambda: Graph(3).model("input"), "no nodes"),
     "short weights": (damaged_weights, "not a valid ONNX network"),
     "unknown operator": (unknown_operator, "not a valid ONNX network.*Unheard"),
@@ -212,6 +218,11 @@ def test_functions_of_the_file_are_refused(tmp_path: Path) -> None:
     model.functions.add(name="Conv", domain="mine")
     with pytest.raises(ModelError, match="functions of its own"):
         loaded(model, tmp_path)
+
+
+def test_an_opset_that_does_not_exist_yet_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="opset 9999 is newer than"):
+        loaded(small().model(opset=9999), tmp_path)
 
 
 def test_an_opset_that_cannot_be_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -339,6 +339,27 @@ def test_a_stored_choice_of_auto_computes_no_other_table(
     assert len(chosen) == 1
 
 
+def test_the_range_of_luma_is_known_from_its_bytes(tmp_path: Path) -> None:
+    """Grey photographs that are neither black nor white anywhere change nothing about it."""
+    steps = [
+        {"type": "DecodeImage"},
+        {"type": "CvtColor", "code": "COLOR_RGB2YCrCb"},
+        {"type": "ChannelSplit", "index": 0},
+        {"type": "Normalize", "norm_type": None},
+        {"type": "ToTensor"},
+    ]
+    path = tiny_spec(
+        tmp_path, frontend__shape={"input": [1, 1, 32, 48]}, dataset__process_ops=steps
+    )
+    (tmp_path / "tiny.onnx").write_bytes(graphs.espcn(2).model().SerializeToString())
+    for image in (tmp_path / "calibration").iterdir():
+        write_image(image, np.full((40, 56, 3), 99, np.uint8))
+    result = pipeline.run(spec.load(path), silent(), until="calibrate")
+    assert result.table is not None
+    known = result.table["input_q"]
+    assert (known.method, known.high, known.max) == ("bytes", 1.0, np.float32(99) / np.float32(255))
+
+
 def test_a_layer_that_recovery_adds_is_built_and_reported(tmp_path: Path) -> None:
     path = tiny_spec(tmp_path, backend__quantize__split_residuals=True)
     wide = graphs.bicubic_plusplus(3, channels=16)

@@ -19,11 +19,12 @@ from pathlib import Path
 import pytest
 
 from calib.errors import ImageError
+from calib.images import write_image
 from compiler import pipeline, spec, store
 from compiler.errors import StorageError
 from compiler.progress import silent
 from compiler.store import Store
-from tests.compiler.conftest import tiny_spec
+from tests.compiler.conftest import photograph, tiny_spec
 from tests.compiler.test_pipeline import files
 
 KILLS = int(os.environ.get("VACC_KILLS", "3"))
@@ -49,10 +50,12 @@ def build(path: Path, out: Path, log: Path | None = None) -> None:
 
 
 def started(*arguments: object) -> BaseProcess:
-    """`build` in a process that is forked from one that has imported everything."""
+    """`build` in a process that is forked from one that has imported everything; without
+    arguments, a process that does nothing: the imports are made by then.
+    """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "compiler.library"])
-    process = context.Process(target=build, args=arguments)
+    context.set_forkserver_preload([__name__, "compiler.library", "onnxruntime"])
+    process = context.Process(target=build if arguments else len, args=arguments or ("",))
     process.start()
     return process
 
@@ -63,9 +66,11 @@ def finished(process: BaseProcess) -> None:
 
 
 def recovering_spec(folder: Path) -> Path:
-    """Every stage that keeps a result: equalization, histograms, GPTQ, libraries."""
+    """Every stage that keeps a result: equalization, histograms, GPTQ, libraries of two sizes."""
+    write_image(folder / "held out" / "0.png", photograph(10, 66, 70))
     return tiny_spec(
         folder,
+        verify__hr=str(folder / "held out"),
         backend__quantize__equalize=True,
         backend__quantize__rounding="gptq",
         backend__compile__host={"isa": "portable", "threads": 1},
@@ -77,7 +82,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str,
     """A spec, the bytes of its bundle, and how long an uninterrupted build takes."""
     folder = tmp_path_factory.mktemp("reference")
     path = recovering_spec(folder)
-    finished(started(path, folder / "warm"))  # the fork server imports, once
+    finished(started())
     began = time.monotonic()
     finished(started(path, folder / "out"))
     return path, files(folder / "out" / "tiny"), time.monotonic() - began

@@ -51,6 +51,7 @@ SR = {
 TEXT = {"ids": [1, 384], "mask": [1, 384], "types": [1, 384]}
 LLM = {"frontend.type": "huggingface", "frontend.checkpoint": "/absent/llm", "dataset": GONE}
 DECODE, TENSOR = {"type": "DecodeImage"}, {"type": "ToTensor"}
+SWAP = "COLOR_RGB2BGR"
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Case:
     note: str = ""
 
 
-def ops(*steps: dict[str, Any]) -> dict[str, Any]:
+def ops(*steps: object) -> dict[str, Any]:
     return {"dataset.process_ops": list(steps)}
 
 
@@ -92,7 +93,7 @@ def head(kind: str, words: str, **params: Any) -> Case:
     )
 
 
-def step_fault(step: dict[str, Any], words: str, code: str = "spec", key: str = "") -> Case:
+def step_fault(step: object, words: str, code: str = "spec", key: str = "") -> Case:
     at = f"dataset.process_ops.1{key}"
     return Case(ops(DECODE, step, TENSOR), ((code, at, words),))
 
@@ -237,6 +238,9 @@ CASES: dict[str, Case] = {
         {"frontend.model_kwargs": {"tp": 4}, "frontend.quantize": {"type": "w8a16_gptq"}},
         no_effect=("frontend.model_kwargs", "frontend.quantize"),
     ),
+    "transfers": Case(
+        {"graph": {"extra_ops": {"type": "insert_odma"}}}, no_effect=("graph.extra_ops.type",)
+    ),
     "no_head": Case(
         {"graph": {"extra_ops": {"extra_ops": None, "type": None, "params": {"num_classes": 80}}}},
         no_effect=("graph.extra_ops.extra_ops", "graph.extra_ops.params"),
@@ -309,6 +313,25 @@ CASES: dict[str, Case] = {
         {"backend.quantize.skip_conv_layers": [0, 1]},
         (("capability", "backend.quantize.skip_conv_layers", "every layer in int8"),),
     ),
+    "data_type_fp16": Case(
+        {"backend.compile": {"data_type": "fp16", "enable_float_to_half": True}},
+        (("capability", "backend.compile.data_type", "builds int8 only, not fp16"),),
+        no_effect=("backend.compile.enable_float_to_half",),
+    ),
+    "data_type_int8": Case(
+        {"backend.compile": {"data_type": "INT8"}}, no_effect=("backend.compile.data_type",)
+    ),
+    "data_type_0": Case(  # of int8 builds as well, in the vendor's own files
+        {"backend.compile": {"data_type": 0}}, no_effect=("backend.compile.data_type",)
+    ),
+    "capitals": Case(
+        {"frontend.type": "ONNX", "backend.dtype": "INT8", "backend.type": "TVM_VACC"},
+        (
+            ("frontend", "frontend.type", "'ONNX' is not imported here - did you mean 'onnx'?"),
+            ("capability", "backend.type", "did you mean 'tvm_vacc'?"),
+            ("capability", "backend.dtype", "not INT8 - did you mean 'int8'?"),
+        ),
+    ),
     # heads
     "softmax": Case({"graph": {"extra_ops": {"type": "softmax"}}}),
     "softmax_params": Case(
@@ -375,6 +398,32 @@ CASES: dict[str, Case] = {
         {"backend.compile": {"data_transport_mod": 1}},
         (("unknown-key", "backend.compile.data_transport_mod", "'data_transport_mode'"),),
     ),
+    "misspelt_key_without_effect_and_more": Case(
+        {"backend.compile": {"clusterMode": 1}, "graph": {"extra_ops": {"type": "yolov5_nms"}}},
+        (
+            ("unknown-key", "backend.compile.clusterMode", "did you mean 'cluster_mode'"),
+            ("capability", "graph.extra_ops.type", "'yolov5_nms'"),
+        ),
+    ),
+    "misspelt_part_and_more": Case(
+        {
+            "backend": GONE,
+            "Backend": {"dtype": "fp16", "quantize": {"exclude_layers": [1]}},
+        },
+        (
+            ("unknown-key", "Backend", "did you mean 'backend'"),
+            ("capability", "backend.dtype", "not fp16"),
+            ("capability", "backend.quantize.exclude_layers", "every layer in int8"),
+        ),
+    ),
+    "head_as_list": Case(
+        {"graph": {"extra_ops": [{"type": "softmax"}]}},
+        (("spec", "graph.extra_ops", "a list: a mapping of keys to values is expected"),),
+    ),
+    "null_for_number": Case(
+        {"dataset.sampler.get_data_num": None},
+        (("spec", "dataset.sampler.get_data_num", "null: Input should be a valid integer"),),
+    ),
     "unknown_part": Case(
         {"optimizer": {"lr": 1}}, (("unknown-key", "optimizer", "unknown key 'optimizer'"),)
     ),
@@ -406,6 +455,39 @@ CASES: dict[str, Case] = {
     "custom_code": step_fault(
         {"type": "CustomFunc", "module_path": "p.py", "func_name": "f"}, "runs Python code"
     ),
+    "colours_of_one_channel": Case(
+        ops(DECODE, {"type": "ChannelSplit", "index": 0}, {"type": "CvtColor", "code": SWAP}),
+        (("spec", "dataset.process_ops", "takes 3 channels, got 1"),),
+    ),
+    "crop_larger_than_the_image": Case(
+        ops({"type": "Resize", "size": 64}, {"type": "CenterCrop", "crop_size": 65}),
+        (("spec", "dataset.process_ops", "CenterCrop to 65 x 65 of an image of 64 x 64"),),
+    ),
+    "means_of_other_channels": Case(
+        {"frontend.shape": {"x": [1, 1, 64, 64]}}
+        | ops(
+            {"type": "ChannelSplit", "index": 0},
+            {"type": "Normalize", "mean": [0] * 3, "std": [1] * 3},
+        ),
+        (("spec", "dataset.process_ops", "3 values for 1 channels"),),
+    ),
+    "pillow_after_float": Case(
+        ops({"type": "Normalize"}, {"type": "Resize", "size": 9, "backend": "pillow"}),
+        (("spec", "dataset.process_ops", "takes 8-bit images"),),
+    ),
+    "three_channels_for_one": Case(
+        {"frontend.shape": {"x": [1, 1, 64, 64]}},
+        (("spec", "dataset.process_ops", "make 3 channels, the network takes 1"),),
+    ),
+    "channels_last": Case(
+        {"frontend.shape": {"x": [1, 64, 64, 3]}, "dataset.process_ops": GONE},
+        (("spec", "dataset.process_ops", "make 3 channels, the network takes 64"),),
+    ),
+    "unread_suffix": Case(
+        {"dataset.sampler.suffix": "gif"},
+        (("capability", "dataset.sampler.suffix", "'gif'"),),
+    ),
+    "head_in_capitals": head("Softmax", "did you mean 'softmax'?"),
     "unknown_step": step_fault({"type": "Resise", "size": 8}, "did you mean 'Resize'"),
     "step_without_type": step_fault({"size": 8}, "has no `type`"),
     "unknown_step_key": step_fault(
@@ -415,6 +497,12 @@ CASES: dict[str, Case] = {
     "unknown_norm_type": step_fault({"type": "Normalize", "norm_type": "L2"}, "", key=".norm_type"),
     "zero_std": step_fault(
         {"type": "Normalize", "mean": [0, 0, 0], "std": [0, 1, 1]}, "std must not be zero"
+    ),
+    "step_that_is_a_word": step_fault("ToTensor", "'ToTensor': a mapping"),
+    "size_of_nothing": step_fault({"type": "Resize", "size": 0}, "0: ", key=".size"),
+    "size_below_minus_one": step_fault({"type": "Resize", "size": [8, -2]}, "-2: ", key=".size.1"),
+    "half_a_normalization": step_fault(
+        {"type": "Normalize", "mean": [1]}, "mean and std belong together"
     ),
     "crop_without_size": step_fault({"type": "CenterCrop"}, "'crop_size'", key=".crop_size"),
 }
@@ -458,7 +546,9 @@ def test_verdict(name: str, tmp_path: Path) -> None:
         if reason.line is not None:  # the line of the key, or of the part that lacks it
             names = [part for part in key.split(".") if not part.isdigit()]
             here = lines[reason.line - 1].strip(" -")
-            assert here.partition(":")[0] in {*names, "type", "size"} or here[:1].isdigit()
+            assert (
+                here.partition(":")[0] in {*names, "type", "size", "ToTensor"} or here[:1].isdigit()
+            )
     if case.note:
         assert any(case.note in note for note in verdict.notes)
     else:

@@ -121,3 +121,11 @@ def test_the_line_of_an_error_stands_in_the_file() -> None:
     with pytest.raises(SpecError) as caught:
         yaml_source.parse("a: [1", HERE)
     assert caught.value.line == 1
+
+
+def test_a_file_without_end_is_not_read_to_it(tmp_path: Path) -> None:
+    (tmp_path / "large.yaml").write_text("a" * (1 << 21))
+    (tmp_path / "endless.yaml").symlink_to("/dev/zero")
+    for name in ("large.yaml", "endless.yaml"):
+        with pytest.raises(SpecError, match="too large for a spec"):
+            yaml_source.read(tmp_path / name)

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 
-from tests.fuzz import harness
+from tests.fuzz import harness, minimize
 
 
 def main() -> int:
@@ -34,7 +34,7 @@ def main() -> int:
     for verdict, count in tally.verdicts.most_common():
         print(f"{count:9d}  {verdict}")
     for failure in tally.failures.values():
-        path = harness.keep(args.subject, failure)
+        path = minimize.keep(args.subject, failure)
         print(f"\nBROKEN case {failure.index}: {failure.kind}\n{failure.detail}\nkept as {path}")
     rate = tally.cases / seconds
     print(

@@ -12,8 +12,10 @@ from compiler.host import Host
 from compiler.library import compile_module
 from compiler.lower import lower
 from tests.fuzz import models
-from tests.fuzz.models import shape_of, vacc
+from tests.fuzz.models import shape_of, shorter, vacc
 from tests.quantized import integer_network, noise
+
+__all__ = ["MEMORY_BYTES", "NAME", "SECONDS", "SUFFIX", "judge", "make", "shorter"]
 
 NAME = "build"
 SUFFIX = ".onnx"

@@ -7,7 +7,6 @@ case by the number that it had begun.
 from __future__ import annotations
 
 import gc
-import hashlib
 import importlib
 import multiprocessing
 import os
@@ -194,7 +193,7 @@ class _Worker:
             kind = f"hang of {limit:.0f} s" if stuck else f"crash {self.process.exitcode}"
             data = case(subject(self.name), self.seed, index)
             tally.add(Failure(index, kind, kind, data))
-            tally.verdicts["unreported"] += (index - self.told) // self.step
+            tally.verdicts["unreported"] += max(0, index - self.told) // self.step
             self.next, self.process = index + self.step, None
 
     def _is_stuck(self, limit: float) -> bool:
@@ -206,8 +205,9 @@ class _Worker:
         waited = time.monotonic() - began
         if waited < limit or self.process is None:
             return False
-        now = _used_s(self.process.pid)
-        return self.shared[0] == index and (now - used > limit or waited > _PATIENCE * limit)
+        now, sleeps = _used_s(self.process.pid)
+        blocked = sleeps and waited > _PATIENCE * limit
+        return self.shared[0] == index and (now - used > limit or blocked)
 
     def _take(self, message: Any, tally: Tally) -> None:
         if message is None:
@@ -237,13 +237,14 @@ class _Worker:
             self.process.join()
 
 
-def _used_s(pid: int) -> float:
-    """Processor time of a process so far; its state in /proc counts in clock ticks."""
+def _used_s(pid: int) -> tuple[float, bool]:
+    """Processor time of a process so far, and whether it sleeps rather than waits for a turn."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return 0.0, False
+    ticks = int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK"), fields[0] != "R"
 
 
 def prepare(of: Subject, folder: Path) -> Guard:
@@ -263,14 +264,14 @@ def prepare(of: Subject, folder: Path) -> Guard:
 
 def _work(name: str, seed: int, span: range, folder: Path, pipe: Connection, shared: Any) -> None:
     of = subject(name)
-    attempt(of, case(of, seed, 0), _fresh(folder / "warm"))  # lazy imports, before the guard
+    attempt(of, case(of, seed, 0), fresh(folder / "warm"))  # lazy imports, before the guard
     prepare(of, folder)
     gc.freeze()  # what is imported stays: collections need not look at it
     here, counts = folder / "cases", Counter[str]()
     told = time.monotonic()
     for index in span:
-        data = case(of, seed, index)
         shared[1], shared[2], shared[0] = time.monotonic(), time.process_time(), index
+        data = case(of, seed, index)
         verdict, kind, detail = attempt(of, data, here)
         if kind:
             pipe.send(Failure(index, kind, detail, data))
@@ -283,65 +284,6 @@ def _work(name: str, seed: int, span: range, folder: Path, pipe: Connection, sha
     pipe.send(None)
 
 
-def _fresh(folder: Path) -> Path:
+def fresh(folder: Path) -> Path:
     folder.mkdir(parents=True)
     return folder
-
-
-def outcome(name: str, data: bytes) -> str:
-    """What becomes of one case in a process of its own: its kind of failure, or nothing."""
-    context = multiprocessing.get_context("fork")
-    receive, send = context.Pipe(duplex=False)
-    root = scratch()
-    of = subject(name)
-    process = context.Process(target=_one, args=(name, data, root / "one", send), daemon=True)
-    process.start()
-    send.close()
-    process.join(of.SECONDS + 5)
-    try:
-        if process.is_alive():
-            process.kill()
-            process.join()
-            return f"hang of {of.SECONDS:.0f} s"
-        try:
-            return str(receive.recv())
-        except EOFError:
-            return f"crash {process.exitcode}"
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
-
-
-def _one(name: str, data: bytes, folder: Path, pipe: Connection) -> None:
-    of = subject(name)
-    attempt(of, case(of, 0, 0), _fresh(folder / "warm"))
-    prepare(of, folder)
-    pipe.send(attempt(of, data, folder / "cases")[1])
-
-
-def minimize(data: bytes, fails: Callable[[bytes], bool], tries: int = 300) -> bytes:
-    """A shorter input that still fails: blocks of it are left out, larger ones first."""
-    size = max(1, len(data) // 2)
-    while size and tries:
-        at = 0
-        while at < len(data) and tries:
-            shorter = data[:at] + data[at + size :]
-            tries -= 1
-            if fails(shorter):
-                data = shorter
-            else:
-                at += size
-        size //= 2
-    return data
-
-
-def keep(name: str, failure: Failure) -> Path:
-    """Adds a failure to the corpus, minimized where it repeats; returns its file."""
-    repeats = outcome(name, failure.data) == failure.kind
-    data = failure.data
-    if repeats:
-        data = minimize(data, lambda smaller: outcome(name, smaller) == failure.kind)
-    folder = CORPUS / name
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{hashlib.sha256(data).hexdigest()[:12]}{subject(name).SUFFIX}"
-    path.write_bytes(data)
-    return path

@@ -6,7 +6,7 @@ import copy
 import functools
 import hashlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -304,6 +304,30 @@ _CHANGES: tuple[Callable[[random.Random, Any], None], ...] = (
     _rewire, _rewire, _other_operator, _other_operator, _order, _attribute, _attribute, _attribute,
     _tensor, _tensor, _external, _port, _port, _header, _bomb, _function,
 )  # fmt: skip
+
+
+def shorter(data: bytes) -> Iterator[bytes]:
+    """The network without one of its nodes, tensors, ports or attributes, each in turn."""
+    try:
+        whole = onnx.load_model_from_string(data)
+    except Exception:  # a mutated file need not be one
+        return
+    for holder, parts in enumerate(_holders(whole)):
+        for part in reversed(range(len(parts))):
+            smaller = copy.deepcopy(whole)
+            del _holders(smaller)[holder][part]
+            yield smaller.SerializeToString()
+
+
+def _holders(proto: onnx.ModelProto) -> list[Any]:
+    graph, nodes = proto.graph, proto.graph.node
+    kept = [graph.node, graph.initializer, graph.value_info, graph.output, graph.input]
+    return [
+        *kept,
+        *(n.attribute for n in nodes),
+        *(n.output for n in nodes),
+        *(n.input for n in nodes),
+    ]
 
 
 def shape_of(data: bytes) -> dict[str, tuple[int, ...]]:

@@ -144,7 +144,7 @@ def _change(rng: random.Random, data: dict[str, Any]) -> None:
         holder = holder[part]
     action = rng.randrange(10)
     if action < 2:
-        holder[last] = rng.choice(_VALUES)
+        holder[last] = copy.deepcopy(rng.choice(_VALUES))
     elif action == 2:
         holder[last] = rng.choice(_RAW)
     elif action in (3, 4):
@@ -161,7 +161,7 @@ def _change(rng: random.Random, data: dict[str, Any]) -> None:
         key = rng.choice(
             (Raw("? [1]"), Raw("<<"), Raw("3"), Raw("*a"), Raw("&a k"), Raw(f"{last}"))
         )
-        holder[Raw(f"{key}")] = rng.choice(_VALUES + _RAW)
+        holder[Raw(f"{key}")] = copy.deepcopy(rng.choice(_VALUES + _RAW))
     elif action == 8:  # an anchor here
         value = holder[last]
         flow = isinstance(value, dict | list)

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import onnx
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from calib.errors import ImageError
-from tests.fuzz import harness
+from tests import graphs
+from tests.fuzz import harness, minimize, models
 from tests.fuzz.guard import Violation, require_text
 
 KEPT = sorted(path for path in harness.CORPUS.rglob("*") if path.is_file())
@@ -88,9 +91,43 @@ def test_a_case_follows_from_its_number() -> None:
         assert len({harness.case(of, 1, index) for index in range(20)}) > 15
 
 
+def test_a_case_does_not_depend_on_those_before_it() -> None:
+    """What one case changes in place must not be shared with the next."""
+    of = harness.subject("spec")
+    alone = [harness.case(of, 2, index) for index in range(300)]
+    for index in range(1000):
+        harness.case(of, 3, index)
+    assert [harness.case(of, 2, index) for index in range(300)] == alone
+
+
 def test_minimizing_keeps_what_matters() -> None:
     data = bytes(range(200))
-    assert harness.minimize(data, lambda d: b"\x07" in d and b"\x64" in d) == b"\x07\x64"
+    assert minimize.minimize(data, lambda d: b"\x07" in d and b"\x64" in d) == b"\x07\x64"
+
+
+def test_a_network_is_minimized_by_leaving_out_its_parts() -> None:
+    """An operator that is looked for stays; what nothing looks for goes."""
+    data = graphs.bicubic_plusplus().model().SerializeToString()
+
+    def fails(smaller: bytes) -> bool:
+        nodes = onnx.load_model_from_string(smaller).graph.node
+        return any(node.op_type == "LeakyRelu" for node in nodes)
+
+    graph = onnx.load_model_from_string(minimize.pruned(data, fails, models.shorter)).graph
+    assert [node.op_type for node in graph.node] == ["LeakyRelu"]
+    assert not graph.initializer
+    assert not graph.node[0].attribute
+
+
+def test_a_failure_is_judged_in_a_process_of_its_own(tmp_path: Path) -> None:
+    with minimize.Judge("image") as judge:
+        data = harness.case(harness.subject("image"), 0, 1)
+        assert judge.kind(data) == ""
+        first = judge.process.pid
+        os.kill(first, signal.SIGKILL)
+        assert judge.kind(data) == "crash -9"
+        assert judge.kind(data) == ""
+        assert judge.process.pid != first
 
 
 def test_an_error_without_its_parts_breaks_the_property() -> None:

@@ -1,6 +1,7 @@
 """calib.images.files against cv2 and Pillow, and against damaged files."""
 
 import contextlib
+import io
 import os
 import struct
 import subprocess
@@ -111,6 +112,36 @@ def test_png_with_too_few_pixels_or_a_wrong_checksum_is_refused(tmp_path: Path) 
         path.write_bytes(bad)
         with pytest.raises(ImageError, match="truncated or damaged"):
             read_image(path)
+
+
+def test_a_jpeg_of_endless_scans_is_refused(tmp_path: Path) -> None:
+    """A few bytes make a scan, and each goes over all pixels: minutes from a small file."""
+    encoded = io.BytesIO()
+    Image.fromarray(photo()).save(encoded, "JPEG", progressive=True)
+    data = encoded.getvalue()
+    at = data.index(b"\xff\xda")
+    scan = data[at : data.index(b"\xff\xc4", at)]
+    path = tmp_path / "a.jpg"
+    for more in (0, 100):
+        path.write_bytes(data[:at] + scan * more + data[at:])
+        assert read_image(path).shape == photo().shape
+    path.write_bytes(data[:at] + scan * 2000 + data[at:])
+    with pytest.raises(ImageError, match=r"it has 20\d\d scans; 1000 are decoded at most"):
+        read_image(path)
+
+
+def test_what_pillow_only_warns_of_is_read_in_silence(tmp_path: Path) -> None:
+    """A TIFF whose directory follows itself, or with a tag that reaches beyond the file."""
+    cv2.imwrite(str(tmp_path / "good.tif"), photo())
+    data = bytearray((tmp_path / "good.tif").read_bytes())
+    at = int.from_bytes(data[4:8], "little")
+    entries = int.from_bytes(data[at : at + 2], "little")
+    beyond = struct.pack("<HHII", 0x9286, 7, 1 << 20, len(data) - 4)
+    moved = data[at + 2 : at + 2 + 12 * entries] + beyond
+    directory = struct.pack("<H", entries + 1) + moved + struct.pack("<I", len(data))
+    path = tmp_path / "a.tif"
+    path.write_bytes(data[:4] + struct.pack("<I", len(data)) + data[8:] + directory)
+    np.testing.assert_array_equal(read_image(path), photo()[..., ::-1])
 
 
 def test_decompression_bomb_is_refused_from_its_header(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Lists of steps: against the published code for Bicubic++, and byte by byte."""
 
+import re
 from pathlib import Path
 
 import cv2
@@ -21,6 +22,7 @@ from calib.images import (
     Resize,
     ToTensor,
     apply_ops,
+    byte_values,
     pointwise_table,
     read_image,
 )
@@ -78,6 +80,84 @@ def test_to_tensor_keeps_the_order_of_channels_wherever_it_stands() -> None:
     expected = apply_ops([normalize, ToTensor()], image)
     np.testing.assert_array_equal(apply_ops([ToTensor(), normalize], image), expected)
     np.testing.assert_array_equal(apply_ops([normalize], image), expected)
+
+
+BYTES = st.lists(
+    st.sampled_from(
+        [
+            Resize(size=(9, 14), interpolation="bicubic"),
+            CenterCrop(crop_size=(5, 7)),
+            Pad(pad_to_square=True),
+            CvtColor(code="COLOR_RGB2BGR"),
+            CvtColor(code="COLOR_RGB2YCrCb"),
+            DecodeImage(),
+        ]
+    ),
+    max_size=4,
+)
+DROPPED = st.sampled_from([[], [ChannelSplit(index=2)], [DecodeImage(cv2_flags=0)]])
+
+
+@settings(max_examples=60, deadline=None)
+@given(BYTES, DROPPED, st.lists(st.sampled_from([Normalize(), ToTensor()]), max_size=2), st.data())
+def test_the_values_of_bytes_are_all_that_can_come(
+    first: list[ProcessOp], dropped: list[ProcessOp], scaled: list[ProcessOp], data: st.DataObject
+) -> None:
+    mean = (0.2, 0.5, 0.9) if not dropped else (0.3,)
+    ops = [*first, *dropped, *scaled, Normalize(mean=mean, std=(0.25,), div255=False)]
+    if not dropped:
+        swap, split = CvtColor(code="COLOR_RGB2BGR"), ChannelSplit(index=0)
+        ops += data.draw(st.sampled_from([[], [swap], [swap, split], [split]]))
+    table = byte_values(ops)
+    assert table is not None
+    made = apply_ops(ops, photo(8, 12))
+    assert table.shape == (len(made), 256)
+    assert all(np.isin(made[c], table[c]).all() for c in range(len(made)))
+    flat = [np.full((8, 12, 3), level, np.uint8) for level in (0, 255)]
+    if not any(isinstance(op, CvtColor) and op.code == "COLOR_RGB2YCrCb" for op in first):
+        lowest, highest = (apply_ops(ops, image).max(axis=(1, 2)) for image in flat)
+        np.testing.assert_array_equal(lowest, table.min(axis=1))
+        np.testing.assert_array_equal(highest, table.max(axis=1))
+
+
+@pytest.mark.parametrize(
+    "late",
+    [
+        Resize(size=(4, 4)),
+        Pad(pad_to_square=True),
+        CvtColor(code="COLOR_RGB2YCrCb"),
+        DecodeImage(cv2_flags=0),
+    ],
+)
+def test_what_mixes_float_values_leaves_them_unknown(late: ProcessOp) -> None:
+    assert byte_values([Normalize(), late]) is None
+
+
+@settings(max_examples=60, deadline=None)
+@given(BYTES, DROPPED, st.sampled_from([[], [Normalize(mean=(0.1,) * 3, std=(1.0,))]]))
+def test_the_channels_are_those_of_any_image(
+    first: list[ProcessOp], dropped: list[ProcessOp], scaled: list[ProcessOp]
+) -> None:
+    ops = [*first, *dropped, *scaled]
+    for size in ((8, 12), (40, 30)):
+        try:
+            made = len(apply_ops(ops, photo(*size)))
+        except ProcessOpError as error:
+            if "CenterCrop" not in error.what:
+                with pytest.raises(ProcessOpError, match=re.escape(error.what)):
+                    images.channels(ops)
+        else:
+            assert images.channels(ops) == made
+
+
+def test_a_crop_is_compared_with_what_comes_before_it() -> None:
+    crop, late = CenterCrop(crop_size=(5, 7)), CenterCrop(crop_size=(7, 7))
+    assert images.channels([crop]) == 3
+    assert images.channels([Resize(size=(9, -1)), late]) == 3
+    assert images.channels([crop, Pad(pad_to_square=True), late]) == 3
+    for before in ([crop], [Resize(size=(6, 16))], [crop, Pad(pad_to_square=False)]):
+        with pytest.raises(ProcessOpError, match="CenterCrop to 7 x 7"):
+            images.channels([*before, late])
 
 
 def test_warnings() -> None:
