@@ -20,6 +20,7 @@ os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", "1000")
 
 import numpy as np
 import tvm
+import tvm_ffi
 from numpy.typing import NDArray
 from tvm import relax
 
@@ -176,29 +177,15 @@ class Library:
 
         Args:
             x: float32 [1, C, H, W] or uint8 [1, H, W, C], of the size the library was built for; it
-                is copied unless its memory is contiguous and begins at a multiple of 64 bytes.
+                is copied unless it is contiguous, writable and aligned as its elements are.
         Returns:
             float32 [1, C, H, W] or uint8 [1, H, W, C]; the memory is the result's own.
         """
         set_threads(self._threads)
-        result: Array = np.from_dlpack(self._main(tvm.runtime.from_dlpack(_aligned(x))))
+        ready = x if x.flags.carray else x.copy(order="C")
+        result: Array = np.from_dlpack(self._main(tvm_ffi.from_dlpack(ready)))
         self._idle()  # else the memory of this result could not serve the next call
         return result
-
-
-_ALIGNMENT = 64  # bytes; TVM takes no other tensors
-
-
-def _aligned(x: Array) -> Array:
-    """`x` itself where it is contiguous, writable and aligned, else a copy."""
-    ready = x.flags.c_contiguous and x.flags.writeable and x.ctypes.data % _ALIGNMENT == 0
-    if ready:
-        return x
-    raw = np.empty(x.nbytes + _ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % _ALIGNMENT
-    copy = raw[start : start + x.nbytes].view(x.dtype).reshape(x.shape)
-    copy[...] = x
-    return copy
 
 
 _threads_set = 0

@@ -70,7 +70,7 @@ class Chain:
         """The function: inputs, constants, output."""
         with IRBuilder() as builder, T.prim_func():
             T.func_attr({"global_symbol": self.name, "tirx.noalias": True})
-            outside = {t: self._parameter(t, t) for t in self.inputs}
+            outside = {t: self._parameter(t, t, t not in self.layouts) for t in self.inputs}
             constants = self._constant_parameters()
             outside[self.output] = self._parameter("output", self.output)
             helpers = tvm.ir.StringImm(self.isa.llvm)
@@ -79,9 +79,11 @@ class Chain:
                 self._band(band, bands, outside, constants)
         return builder.get()
 
-    def _parameter(self, name: str, tensor: str) -> Expr:
+    def _parameter(self, name: str, tensor: str, anywhere: bool = False) -> Expr:
+        """A buffer; `anywhere`: the caller's memory, which begins wherever an element may."""
         shape, dtype = self.shapes[tensor]
-        return T.arg(_identifier(name), T.buffer(shape, dtype))
+        align = np.dtype(dtype).itemsize if anywhere else 0
+        return T.arg(_identifier(name), T.buffer(shape, dtype, align=align))
 
     def _constant_parameters(self) -> list[dict[str, Expr]]:
         return [

@@ -229,3 +229,22 @@ def test_bytes_of_an_image_narrower_than_four_pixels(isa: str, width: int) -> No
     b.conv(24, kernel=(1, 1))
     b.depth_to_space(2)
     check(b.network("uint8"), 3, width, isa, threads=1)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("kind", ["float32", "uint8"])
+def test_the_input_may_begin_anywhere(isa: str, kind: Kind, tmp_path: Path) -> None:
+    """Also where no element may, and where nothing may be written: then a copy is used."""
+    net = bicubic_plusplus(2, output=kind, input_kind=kind)
+    host, path = Host(isa, 2), tmp_path / "mod.so"
+    x = random_input(net, 12, 34)
+    expected = reference.run(net, x)
+    build_library(net, (12, 34), host, path)
+    library = load_library(path, host)
+    for offset in (1, 4, 20, 32, 64):
+        raw = np.zeros(x.nbytes + offset, np.uint8)
+        moved = raw[offset:].view(x.dtype).reshape(x.shape)
+        moved[...] = x
+        moved.flags.writeable = offset != 32
+        np.testing.assert_array_equal(library(moved), expected)
+    np.testing.assert_array_equal(library(np.asfortranarray(x)), expected)
