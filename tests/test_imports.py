@@ -40,6 +40,7 @@ COMPILER_ORDER = [
     "qdq",
     "reference",
     "kernels",
+    "rules",
     "lower",
     "library",
     "runner",

@@ -16,7 +16,7 @@ from compiler import reference
 from compiler.errors import UnsupportedOperatorError
 from compiler.host import FEATURES, Host, cpu_features
 from compiler.library import build_library, load_library
-from compiler.lower import LOWERING, lower
+from compiler.lower import lower
 from compiler.network import (
     Activation,
     Concat,
@@ -30,6 +30,7 @@ from compiler.network import (
     ResizeNearest,
     Tensor,
 )
+from compiler.rules import LOWERING
 from tests.networks import LEAKY, RELU, Builder, bicubic_plusplus, espcn
 
 ISAS = [isa for isa, features in FEATURES.items() if features <= cpu_features()]
