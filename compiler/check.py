@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from compiler import cli, spec, torchscript
+from compiler import cli, judges, spec, torchscript
 from compiler import target as targets
 from compiler.errors import ModelError, SpecError
 from compiler.explain import explain
@@ -50,7 +50,7 @@ def judge(path: Path) -> Verdict:
     if reading.file is None:
         return Verdict(str(path), "refused", tuple(map(_reason, reading.faults)))
     try:
-        refusals = targets.check(reading.file, targets.load(reading.file))
+        refusals = judges.check(reading.file, targets.load(reading.file))
     except SpecError as error:
         refusals = (error,)
     faulty = {error.key for error in reading.faults}

@@ -14,7 +14,19 @@ from typing import Any
 import onnx
 
 from calib.table import CalibrationTable
-from compiler import bundle, host, measured, model, report, stages, stats, store, vendor, verify
+from compiler import (
+    bundle,
+    host,
+    judges,
+    measured,
+    model,
+    report,
+    stages,
+    stats,
+    store,
+    vendor,
+    verify,
+)
 from compiler import target as targets
 from compiler.accuracy import Accuracy
 from compiler.calibrate import Observed
@@ -149,7 +161,7 @@ def _site(file: SpecFile, reporter: Reporter, out: Path | None, fresh: bool) -> 
     """Everything that can be refused before any work begins."""
     wish = file.spec.backend.compile.host
     target = targets.load(file)
-    targets.require(file, target)
+    judges.require(file, target)
     machine = host.detect(wish.isa, wish.threads)
     out = out or Path(file.spec.workspace.path)
     store.require_writable(out)

@@ -1,6 +1,6 @@
 """What a build spec may say: every key with its type, its range and its default.
 
-Whether the target can do what is said is judged by `target.check`, with reasons.
+Whether the target can do what is said is judged by `judges.check`, with reasons.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class _Part(BaseModel):
 
 
 class Frontend(_Part):
-    """The trained network. Names and shapes are judged by `target.check`, with reasons."""
+    """The trained network. Names and shapes are judged by `judges.check`, with reasons."""
 
     type: _Word | None = None
     checkpoint: _Path
@@ -48,7 +48,7 @@ class Frontend(_Part):
 
     @property
     def dims(self) -> list[int]:
-        """[1, C, H, W] of the one input; only of a spec that `target.check` let pass."""
+        """[1, C, H, W] of the one input; only of a spec that `judges.check` let pass."""
         (dims,) = self.shape.values()
         return dims
 
@@ -79,7 +79,7 @@ class Quantize(_Part):
         calibrate_range: fraction of the values that `percentile` keeps.
         weight_scale: `float` (the vendor's word is `max`) or `power2`, see `calib.qparams`.
         exclude_layers, skip_conv_layers: layers (nodes or numbers; numbers of convolutions) to
-            keep in a higher precision; judged by `target.check`.
+            keep in a higher precision; judged by `judges.check`.
         equalize: cross-layer equalization of channel ranges, see `compiler.recovery`.
         split_residuals: compute a cheap convolution twice where its output is also a residual, so
             that equalization can scale both freely, see `compiler.recovery.split`.

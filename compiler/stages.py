@@ -14,8 +14,7 @@ import onnx
 from calib.images import ProcessOp, byte_values
 from calib.methods import Method, method
 from calib.table import CalibrationTable
-from compiler import bundle, calibrate, dataset, model, qdq, simplify, store, torchscript
-from compiler import target as targets
+from compiler import bundle, calibrate, dataset, judges, model, qdq, simplify, store, torchscript
 from compiler.calibrate import Observed
 from compiler.dataset import PhotoSet
 from compiler.errors import UnsupportedOperatorError
@@ -69,9 +68,9 @@ def with_head(fp32: onnx.ModelProto, file: SpecFile) -> onnx.ModelProto:
     """
     output = fp32.graph.output[0]
     ends_in = next((n.op_type for n in fp32.graph.node if output.name in n.output), "")
-    if ends_in != "Softmax" and not targets.appends_softmax(file.spec):
+    if ends_in != "Softmax" and not judges.appends_softmax(file.spec):
         return fp32
-    if refusal := targets.softmax_of_bytes(file):
+    if refusal := judges.softmax_of_bytes(file):
         raise refusal
     return fp32 if ends_in == "Softmax" else _softmax_behind(fp32)
 
@@ -105,7 +104,7 @@ def require_operators(fp32: onnx.ModelProto, target: Target) -> None:
 
 
 def photo_set(file: SpecFile, rate: int) -> PhotoSet:
-    """The calibration images of a spec that `target.require` let pass.
+    """The calibration images of a spec that `judges.require` let pass.
 
     Raises:
         DataError: the folder is absent or empty.

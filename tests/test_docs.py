@@ -19,7 +19,7 @@ from pydantic import BaseModel
 import compiler
 from calib.images import OPERATORS
 from calib.methods import METHODS
-from compiler import explain, host, operators, schema, spec, target, yaml_source
+from compiler import explain, host, judges, operators, schema, spec, target, yaml_source
 from compiler.cost.hardware import NEEDED
 from compiler.vendor_keys import NO_EFFECT
 from compiler.verbs import VERBS
@@ -117,7 +117,7 @@ def test_every_choice_is_on_the_page() -> None:
     listed = {key: set(re.findall(r"`([^`]+)`", shown)) for key, shown in types.items()}
     assert listed["backend.quantize.calibrate_mode"] == {*METHODS, schema.AUTO}
     assert listed["backend.compile.host.isa"] == set(host.FEATURES)
-    assert listed["frontend.type"] == set(target.FRONTENDS)
+    assert listed["frontend.type"] == set(judges.FRONTENDS)
     assert listed["backend.quantize.weight_scale"] == {"float", "max", "power2"}
     assert listed["CvtColor.code"] == set(
         get_args(OPERATORS["CvtColor"].model_fields["code"].annotation)
@@ -145,7 +145,7 @@ def test_yaml_examples(block: Block, tmp_path: Path) -> None:
         return
     read = reading(block, tmp_path / "spec.yaml")
     assert read.file is not None
-    refusals = (*read.faults, *target.check(read.file, target.load(read.file)))
+    refusals = (*read.faults, *judges.check(read.file, target.load(read.file)))
     _, _, code = block.kind.partition("refused: ")
     assert [type(r).code() for r in refusals] == ([code] if code else []), refusals
 

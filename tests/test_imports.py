@@ -29,6 +29,7 @@ COMPILER_ORDER = [
     "schema",
     "spec",
     "target",
+    "judges",
     "host",
     "network",
     "ports",

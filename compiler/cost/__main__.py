@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from calib.errors import WorkbenchError
-from compiler import cli, spec, svg, target
+from compiler import cli, judges, spec, svg, target
 from compiler.cost.checks import checks
 from compiler.cost.hardware import NEEDED
 from compiler.cost.roofline import roofline
@@ -122,7 +122,7 @@ def _from_spec(file: SpecFile) -> FloatNetwork:
     from compiler import fusion, model, simplify
     from compiler.canonical import canonical
 
-    target.require(file, target.load(file))
+    judges.require(file, target.load(file))
     if file.spec.frontend.type != "onnx":
         raise FrontendError(
             f"the cost of a {file.spec.frontend.type} checkpoint is read from its bundle",

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from calib.errors import WorkbenchError
-from compiler import spec, target
+from compiler import judges, spec, target
 from compiler.errors import CapabilityError, FrontendError, SpecError, UnknownKeyError
 from tests.compiler.conftest import tiny_spec
 
@@ -32,7 +32,7 @@ backend:
 def test_shipped_specs_are_buildable(path: Path) -> None:
     file = spec.load(path)
     assert file.spec.name == path.stem
-    assert target.check(file, target.load(file)) == ()
+    assert judges.check(file, target.load(file)) == ()
     assert file.no_effect == ("backend.compile.data_transport_mode",)
 
 
@@ -110,7 +110,7 @@ def test_overrides_replace_and_add(tmp_path: Path) -> None:
 def test_fp16_is_refused_and_names_the_operator(tmp_path: Path) -> None:
     path = tiny_spec(tmp_path, backend__dtype="fp16", dataset=None)
     file = spec.load(path)
-    (error,) = target.check(file, target.load(file))
+    (error,) = judges.check(file, target.load(file))
     assert isinstance(error, CapabilityError)
     assert "builds int8 only" in error.what
     assert "DepthToSpace (PixelShuffle), node" in error.what
@@ -120,7 +120,7 @@ def test_fp16_is_refused_and_names_the_operator(tmp_path: Path) -> None:
 
 def test_fp16_is_refused_without_the_checkpoint() -> None:
     file = spec.load(CONFIGS / "bpp3x_fp16.yaml", ("frontend.checkpoint=absent.onnx",))
-    (error,) = target.check(file, target.load(file))
+    (error,) = judges.check(file, target.load(file))
     assert error.line is not None
     assert "PixelShuffle" not in error.what
 
@@ -128,7 +128,7 @@ def test_fp16_is_refused_without_the_checkpoint() -> None:
 @pytest.mark.parametrize("frontend", ["huggingface", "keras", "tensorflow", "darknet"])
 def test_other_frontends_are_refused_with_the_way_out(tmp_path: Path, frontend: str) -> None:
     file = spec.load(tiny_spec(tmp_path, frontend__type=frontend))
-    (error,) = target.check(file, target.load(file))
+    (error,) = judges.check(file, target.load(file))
     assert isinstance(error, FrontendError)
     assert "ONNX" in error.fix or "onnx" in error.fix
 
@@ -146,7 +146,7 @@ def test_what_the_target_cannot_do_is_refused(
     tmp_path: Path, key: str, value: object, words: str
 ) -> None:
     file = spec.load(tiny_spec(tmp_path, **{key: value}))
-    (error,) = target.check(file, target.load(file))
+    (error,) = judges.check(file, target.load(file))
     assert words in error.what
     assert error.fix
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
-from compiler import check, spec, target
+from compiler import check, judges, spec, target
 from compiler.errors import SpecError
 from compiler.progress import Reporter
 from compiler.spec import SpecFile
@@ -226,7 +226,7 @@ def judge(data: bytes, folder: Path) -> str:
             raise Violation("neither a spec nor a fault")
         return codes[0]
     try:
-        refusals = target.check(reading.file, _target(reading.file))
+        refusals = judges.check(reading.file, _target(reading.file))
     except SpecError as error:
         refusals = (error,)
     codes += [require_text(refusal) for refusal in refusals]
