@@ -203,7 +203,10 @@ def test_a_reader_that_goes_away() -> None:
 
 
 def test_control_c() -> None:
-    body = "print('ready', flush=True); time.sleep(60)"
+    body = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "  # in a job, too
+        "print('ready', flush=True); time.sleep(60)"
+    )
     with subprocess.Popen(
         script(body), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
     ) as process:
