@@ -17,6 +17,7 @@ from PIL import Image
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from calib.errors import ProcessOpError
+from calib.images.files import MAX_PIXELS
 
 Array: TypeAlias = NDArray[Any]
 Float32: TypeAlias = NDArray[np.float32]
@@ -116,6 +117,7 @@ class Resize(_Op):
     def apply(self, image: Array) -> Array:
         """Resample [H, W, C], C <= 4, to [h, w, C]."""
         height, width = self._target(*image.shape[:2])
+        _refuse_huge("Resize", height, width)
         if self.backend != "pillow":
             code = _CV2_INTERPOLATION[self.interpolation]
             return _hwc(cv2.resize(image, (width, height), interpolation=code))
@@ -186,6 +188,7 @@ class Pad(_Op):
         """Pad [H, W, C] to [S, S, C], S = max(H, W), if `pad_to_square`."""
         height, width = image.shape[:2]
         side = max(height, width) if self.pad_to_square else 0
+        _refuse_huge("Pad", side, side)
         margins = ((0, max(side - height, 0)), (0, max(side - width, 0)), (0, 0))
         return np.pad(image, margins)
 
@@ -285,6 +288,15 @@ OPERATORS: Final[dict[str, type[BaseModel]]] = {
     for op in (DecodeImage, Resize, CenterCrop, Pad, CvtColor, ChannelSplit, Normalize, ToTensor)
 }
 """Every step by its `type`."""
+
+
+def _refuse_huge(step: str, height: int, width: int) -> None:
+    """No step makes more pixels than an image may have that is read."""
+    if height * width > MAX_PIXELS:
+        raise ProcessOpError(
+            f"{step} would make {height} x {width} pixels, more than the limit of {MAX_PIXELS}",
+            fix="make the image smaller",
+        )
 
 
 def _hwc(image: Array) -> Array:

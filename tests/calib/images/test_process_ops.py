@@ -174,3 +174,10 @@ def test_arguments_are_checked(op: dict[str, object], key: str) -> None:
 def test_ops_are_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Resize(size=(4, 4)).backend = "pillow"
+
+
+def test_a_step_makes_no_more_pixels_than_an_image_may_have() -> None:
+    with pytest.raises(ProcessOpError, match="Resize would make 16384 x 16384 pixels"):
+        Resize(size=(16384, 16384)).apply(photo(8, 8))
+    with pytest.raises(ProcessOpError, match="Pad would make 30000 x 30000 pixels"):
+        Pad(pad_to_square=True).apply(np.zeros((1, 30000, 3), np.uint8))
