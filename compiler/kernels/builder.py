@@ -53,21 +53,6 @@ def cast(dtype: str, n: int, value: Expr) -> Expr:
     return T.cast(value, f"{dtype}x{n}" if n > 1 else dtype)
 
 
-def broadcast_word(word: Expr, n: int) -> Expr:
-    """A 32-bit word in each of n lanes."""
-    return T.broadcast(word, n)
-
-
-def maximum(a: Expr, b: Expr) -> Expr:
-    """Elementwise maximum."""
-    return T.max(a, b)
-
-
-def minimum(a: Expr, b: Expr) -> Expr:
-    """Elementwise minimum."""
-    return T.min(a, b)
-
-
 def clamp(value: Expr, lo: Expr, hi: Expr) -> Expr:
     """min(max(value, lo), hi)."""
     return T.min(T.max(value, lo), hi)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,21 +22,14 @@ from compiler.kernels.algebra import Transform
 from compiler.kernels.builder import i32, lanes, let, register, reinterpret, serial, splat, store
 from compiler.kernels.isa import Expr, Isa
 from compiler.kernels.linear import Vector
+from compiler.kernels.weave import Woven
 
 WIDEST = 3  # vectors of a block that holds one frequency
-
 RUN = 2  # words of input channels between which other work may be emitted
 
 # Gets (j, [i], tile, vector, sums): finished sums of one frequency, or of all i of a column.
 Keep = Callable[[Expr, list[Expr], Expr, Expr, list[Vector]], None]
 Sums = list[list[list[Expr]]]  # registers of a block: [i][tile][vector]
-
-
-class Between(Protocol):
-    """Other work, emitted between the runs of dot products of a block."""
-
-    def emit(self, vector: Expr, j: Expr, slot: int, slots: int) -> None:
-        """Emits what belongs after run `slot` of the `slots` of a block."""
 
 
 @dataclass(frozen=True)
@@ -102,13 +94,14 @@ class Products:
         vectors: range,
         constants: Mapping[str, Expr],
         keep: Keep,
-        between: Between | None = None,
+        between: Woven | None = None,
     ) -> None:
         """Emits the blocks of some vectors, in order.
 
         Args:
             V: int32 buffer [j, i, tile, word], read from `first_j`.
             constants: `U`, the packed weights of every group, and `start` int32 [2, lanes].
+            between: other work, emitted between the runs of dot products.
         """
         n, block = self.t.n, self.block
         with (
