@@ -117,7 +117,7 @@ class Resize(_Op):
     def apply(self, image: Array) -> Array:
         """Resample [H, W, C], C <= 4, to [h, w, C]."""
         height, width = self._target(*image.shape[:2])
-        _refuse_huge("Resize", height, width)
+        _refuse_size("Resize", image, height, width)
         if self.backend != "pillow":
             code = _CV2_INTERPOLATION[self.interpolation]
             return _hwc(cv2.resize(image, (width, height), interpolation=code))
@@ -143,15 +143,9 @@ class Resize(_Op):
                 by_width = width < height
             case _:
                 by_width = width > height
-        h, w = (
-            (target * height // width, target) if by_width else (target, target * width // height)
-        )
-        if not (1 <= h <= _MAX_SIDE and 1 <= w <= _MAX_SIDE):
-            raise ProcessOpError(
-                f"Resize makes {h} x {w} of an image of {height} x {width}",
-                fix=f"give both sides of `size`, between 1 and {_MAX_SIDE}",
-            )
-        return h, w
+        if by_width:
+            return target * height // width, target
+        return target, target * width // height
 
 
 class CenterCrop(_Op):
@@ -186,11 +180,12 @@ class Pad(_Op):
 
     def apply(self, image: Array) -> Array:
         """Pad [H, W, C] to [S, S, C], S = max(H, W), if `pad_to_square`."""
+        if not self.pad_to_square:
+            return image
         height, width = image.shape[:2]
-        side = max(height, width) if self.pad_to_square else 0
-        _refuse_huge("Pad", side, side)
-        margins = ((0, max(side - height, 0)), (0, max(side - width, 0)), (0, 0))
-        return np.pad(image, margins)
+        side = max(height, width)
+        _refuse_size("Pad", image, side, side)
+        return np.pad(image, ((0, side - height), (0, side - width), (0, 0)))
 
 
 class CvtColor(_Op):
@@ -290,12 +285,13 @@ OPERATORS: Final[dict[str, type[BaseModel]]] = {
 """Every step by its `type`."""
 
 
-def _refuse_huge(step: str, height: int, width: int) -> None:
-    """No step makes more pixels than an image may have that is read."""
-    if height * width > MAX_PIXELS:
+def _refuse_size(step: str, image: Array, height: int, width: int) -> None:
+    """No step makes an empty image, or more pixels than an image may have that is read."""
+    sides, found = (height, width), " x ".join(map(str, image.shape[:2]))
+    if min(sides) < 1 or max(sides) > _MAX_SIDE or height * width > MAX_PIXELS:
         raise ProcessOpError(
-            f"{step} would make {height} x {width} pixels, more than the limit of {MAX_PIXELS}",
-            fix="make the image smaller",
+            f"{step} would make {height} x {width} of an image of {found}",
+            fix=f"choose sides between 1 and {_MAX_SIDE}, at most {MAX_PIXELS} pixels in all",
         )
 
 

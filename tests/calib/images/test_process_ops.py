@@ -177,7 +177,7 @@ def test_ops_are_frozen() -> None:
 
 
 def test_a_step_makes_no_more_pixels_than_an_image_may_have() -> None:
-    with pytest.raises(ProcessOpError, match="Resize would make 16384 x 16384 pixels"):
+    with pytest.raises(ProcessOpError, match="Resize would make 16384 x 16384 of"):
         Resize(size=(16384, 16384)).apply(photo(8, 8))
-    with pytest.raises(ProcessOpError, match="Pad would make 30000 x 30000 pixels"):
+    with pytest.raises(ProcessOpError, match="Pad would make 30000 x 30000 of"):
         Pad(pad_to_square=True).apply(np.zeros((1, 30000, 3), np.uint8))
