@@ -29,11 +29,11 @@ class Recipe:
     """Number of drawn images."""
     factors: tuple[float, ...] = (2, 3, 4, 6)
     """How much the photographs are shrunk before they are taken for the truth."""
-    floor: float = 30.0
+    floor: float = 100.0
     """Added to the squared error of a patch, in squared grey levels, before its logarithm is taken:
     the mean of the logarithms is the mean PSNR, and counts smooth patches, where rounding is most
     of the error, as much as others. Without a floor nothing but the smoothest would count."""
-    noise: tuple[float, ...] = (6.0, 2.0, 8.0)
+    noise: tuple[float, ...] = (8.0, 2.0, 10.0)
     """Simulated rounding of the three tensors, in int8 steps of 1/255 of their range. An int8 build
     does 1, or 2 where it is symmetric. The second tensor costs next to nothing."""
     kernel_noise: float = 1.0
