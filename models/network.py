@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -10,32 +11,55 @@ from torch.nn import functional
 
 from models.bicubic_plusplus import CENTRE, SLOPE, kernel_shapes
 
+_LAST = 2  # only conv_out sees this tensor, so what noise on it does to the output is known
+
 
 @dataclass(frozen=True, eq=False)
 class Rounding:
-    """Simulated int8, by noise of the size of a rounding.
+    """Simulated int8, by clipping and noise of the size of a rounding.
+
+    The three tensors are the inputs of the convolutions but the first: the image is made of bytes
+    and loses nothing. A step of a tensor is 1/255 of its range, as in asymmetric int8; that of
+    symmetric int8 is twice as large where low is near 0.
 
     Attributes:
-        noise: uniform noise of so many int8 steps on the inputs of the convolutions but the first,
-            which is an image of bytes and loses nothing.
-        kernel_noise: the same on the kernels, one step per output channel.
-        thresholds: [3], what the three rounded tensors are clipped to; a step is 1/127 of that.
+        noise: [3], uniform noise of so many steps on each tensor.
+        kernel_noise: the same on the kernels, in steps of symmetric int8 per output channel.
+        low: [3], negative, what each tensor is clipped to from below.
+        high: [3], positive, what it is clipped to from above.
         exact: the first so many images of a batch see neither noise nor clipping, so that the
             float network does not come to depend on them.
     """
 
-    noise: float
+    noise: tuple[float, ...]
     kernel_noise: float
-    thresholds: Tensor
+    low: Tensor
+    high: Tensor
     exact: int
 
     def tensor(self, x: Tensor, index: int) -> Tensor:
-        """An int8 tensor's clipping and noise; the gradient reaches the threshold through both."""
-        threshold = self.thresholds[index]
-        rounded = x[self.exact :]
-        rounded = torch.minimum(torch.maximum(rounded, -threshold), threshold)
-        rounded = rounded + self.noise * threshold / 127 * (torch.rand_like(rounded) - 0.5)
+        """Clips and adds noise, except to the last one, whose noise is `output_error`."""
+        rounded = torch.minimum(torch.maximum(x[self.exact :], self.low[index]), self.high[index])
+        if index != _LAST:
+            rounded = rounded + self._width(index) * (torch.rand_like(rounded) - 0.5)
         return torch.cat([x[: self.exact], rounded])
+
+    def output_error(self, kernel: Tensor) -> Tensor:
+        """What the noise of the last tensor does to the output, without its randomness.
+
+        Args:
+            kernel: of the last convolution, [O, I, 3, 3].
+
+        Returns:
+            [1, O, 9*I, 1], values whose mean square in each channel, and in each weighted sum of
+            channels, is the expected square of the error there.
+        """
+        taps = kernel.flatten(1)
+        deviation = self._width(_LAST) / math.sqrt(12)
+        return deviation * math.sqrt(taps.shape[1]) * taps[None, :, :, None]
+
+    def _width(self, index: int) -> Tensor:
+        return self.noise[index] * (self.high[index] - self.low[index]) / 255
 
     def kernel(self, weight: Tensor) -> Tensor:
         """Noise of a symmetric rounding per output channel; the gradient sees the range too."""

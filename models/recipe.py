@@ -29,10 +29,15 @@ class Recipe:
     """Number of drawn images."""
     factors: tuple[float, ...] = (2, 3, 4, 6)
     """How much the photographs are shrunk before they are taken for the truth."""
-    noise: float = 3.0
-    """Simulated rounding of tensors in int8 steps; an int8 build does 1, a ninth of this power."""
-    kernel_noise: float = 2.0
-    """Simulated rounding of kernels in int8 steps."""
+    floor: float = 100.0
+    """Added to the squared error of a patch, in squared grey levels, before its logarithm is taken:
+    the mean of the logarithms is the mean PSNR, and counts smooth patches, where rounding is most
+    of the error, as much as others. Without a floor nothing but the smoothest would count."""
+    noise: tuple[float, ...] = (8.0, 2.0, 10.0)
+    """Simulated rounding of the three tensors, in int8 steps of 1/255 of their range. An int8 build
+    does 1, or 2 where it is symmetric. The second tensor costs next to nothing."""
+    kernel_noise: float = 1.0
+    """Simulated rounding of kernels in int8 steps; an int8 build does 1."""
     exact: float = 0.25
     """Share of the patches that see neither simulated rounding nor clipping of tensors."""
     stretched: float = 0.2
@@ -44,12 +49,16 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in ("rate", "steps", "patches", "size", "warmup", "drawn"):
             _require(getattr(self, name) >= 1, self, name, "at least 1")
-        for name in ("luma", "noise", "kernel_noise", "momentum"):
+        for name in ("luma", "kernel_noise", "momentum"):
             _require(getattr(self, name) >= 0, self, name, "at least 0")
         for name in ("synthetic", "average", "exact", "stretched"):
             _require(0 <= getattr(self, name) < 1, self, name, "in [0, 1)")
+        _require(
+            len(self.noise) == 3 and min(self.noise) >= 0, self, "noise", "3 values, at least 0"
+        )
         _require(self.size % 2 == 0, self, "size", "even")
-        _require(self.learning_rate > 0, self, "learning_rate", "positive")
+        for name in ("learning_rate", "floor"):
+            _require(getattr(self, name) > 0, self, name, "positive")
         _require(bool(self.factors) and min(self.factors) >= 1, self, "factors", "1 or more")
 
     def learning_rate_at(self, step: int) -> float:

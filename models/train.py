@@ -6,8 +6,10 @@ The kernels, as matrices [O, 9*I], are trained with Muon (K. Jordan et al., "Muo
 hidden layers in neural networks", 2024; `torch.optim.Muon`): after 1,800 steps of 3x it was 1.4 dB
 ahead of Adam on the held-out photographs. The tensors that an int8 build rounds are clipped and get
 noise, and what they are clipped to is learned with the kernels (as in PACT, J. Choi et al. 2018,
-and LSQ, S. Esser et al. 2020, with noise in place of rounding). The result is the exponential
-moving average of the kernels. The same recipe on the same machine and number of threads gives the
+and LSQ, S. Esser et al. 2020, with noise in place of rounding). The loss is the mean over patches
+of the logarithm of the squared error, that is the mean PSNR: so smooth patches, where rounding is
+most of the error, count as much as others. The result is the exponential moving average of the
+kernels. The same recipe on the same machine and number of threads gives the
 same weights, stopped or not; other processors sum in another order.
 """
 
@@ -51,7 +53,7 @@ class Training:
         self.curve: list[dict[str, float]] = []
         torch.manual_seed(recipe.seed)
         self.network = BicubicPlusPlus(recipe.rate)
-        self.log_thresholds = nn.Parameter(torch.zeros(3))
+        self.log_thresholds = nn.Parameter(torch.zeros(2, 3))  # of -low and high
         self.threshold_optimizer = torch.optim.Adam([self.log_thresholds], lr=_THRESHOLD_RATE)
         for conv in self.network.children():
             parametrize.register_parametrization(conv, "weight", _AsMatrix(conv.weight.shape))
@@ -74,11 +76,9 @@ class Training:
             for group in self.optimizer.param_groups:
                 group["lr"] = recipe.learning_rate_at(self.step)
             torch.manual_seed(recipe.seed + self.step)  # the noise, too, needs no saved state
-            output = self.network.features(_images(lr), self._rounding())
-            error = output - _unshuffled(hr, 2 * recipe.rate)
             for optimizer in (self.optimizer, self.threshold_optimizer):
                 optimizer.zero_grad()
-            _loss(error, recipe.luma).backward()
+            self._loss(lr, hr).backward()
             for optimizer in (self.optimizer, self.threshold_optimizer):
                 optimizer.step()
             self.step += 1
@@ -86,14 +86,21 @@ class Training:
             for name, kernel in self._kernels().items():
                 self.average[name].lerp_(kernel, 1 - decay)
 
+    def _loss(self, lr: NDArray[np.uint8], hr: NDArray[np.uint8]) -> Tensor:
+        """Mean logarithm of the patches' errors, with the expected error of the last rounding."""
+        recipe, rounding = self.recipe, self._rounding()
+        output = self.network.features(_images(lr), rounding)
+        error = _squared_error(output - _unshuffled(hr, 2 * recipe.rate), recipe.luma)
+        rounded = torch.arange(len(error)) >= rounding.exact
+        last = rounding.output_error(self.network.conv_out.weight)
+        error = error + rounded * _squared_error(last, recipe.luma)
+        return torch.log(error + recipe.floor / 255**2).mean()
+
     def _rounding(self) -> Rounding:
         recipe = self.recipe
-        return Rounding(
-            recipe.noise,
-            recipe.kernel_noise,
-            self.log_thresholds.exp(),
-            int(recipe.exact * recipe.patches),
-        )
+        low, high = self.log_thresholds.exp() * torch.tensor([[-1.0], [1.0]])
+        exact = int(recipe.exact * recipe.patches)
+        return Rounding(recipe.noise, recipe.kernel_noise, low, high, exact)
 
     def state(self) -> dict[str, NDArray[np.float32]]:
         """The averaged kernels [O, I, 3, 3], the result of the training."""
@@ -192,14 +199,10 @@ def _unshuffled(patches: NDArray[np.uint8], block: int) -> Tensor:
     return channels.permute(0, 3, 1, 2).float() / 255
 
 
-def _loss(error: Tensor, luma: float) -> Tensor:
-    """Mean squared error over RGB, and `luma` times that of Y; error [N, 3*block^2, h, w]."""
-    loss = error.square().mean()
-    if luma:
-        colours = error.unflatten(1, (3, -1))
-        y = (colours * _LUMA.view(3, 1, 1, 1)).sum(1)
-        loss = loss + luma * y.square().mean()
-    return loss
+def _squared_error(error: Tensor, luma: float) -> Tensor:
+    """[N], the mean square over RGB plus `luma` times that of Y; error [N, 3*block^2, h, w]."""
+    y = (error.unflatten(1, (3, -1)) * _LUMA.view(3, 1, 1, 1)).sum(1)
+    return error.square().mean((1, 2, 3)) + luma * y.square().mean((1, 2, 3))
 
 
 def train(recipe: Recipe, data: Path, folder: Path, report: Callable[[str], None]) -> Training:
@@ -235,7 +238,8 @@ def main(arguments: list[str] | None = None) -> int:
     data, out, folder, threads = (options.pop(k) for k in ("data", "out", "run", "threads"))
     torch.set_num_threads(threads)
     try:
-        recipe = Recipe(**options | {"factors": tuple(options["factors"])})
+        listed = {key: tuple(options[key]) for key in ("factors", "noise")}
+        recipe = Recipe(**options | listed)
         folder = folder or Path(f"models/runs/{recipe.rate}x")
         out = out or folder / f"bicubic_plusplus_{recipe.rate}x.onnx"
         training = train(recipe, data, folder, lambda line: print(line, flush=True))

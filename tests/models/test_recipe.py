@@ -16,6 +16,7 @@ def test_learning_rate_warms_up_and_fades_to_zero() -> None:
     [
         *(("steps", 0), ("size", 7), ("synthetic", 1.0), ("average", -0.1), ("luma", -1.0)),
         *(("learning_rate", 0.0), ("factors", ()), ("factors", (0.5, 2))),
+        *(("floor", 0.0), ("noise", (1.0, 2.0)), ("noise", (1.0, -1.0, 1.0))),
     ],
 )
 def test_refuses_senseless_recipes(name: str, value: object) -> None:

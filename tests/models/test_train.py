@@ -76,13 +76,14 @@ def test_pixel_shuffle_undoes_the_target() -> None:
     assert torch.equal(shuffled, recipe_module._images(patches))
 
 
-def test_loss_has_the_closed_form() -> None:
+def test_squared_error_has_the_closed_form() -> None:
     """Blocks of 2x2 pixels, every channel off by its own constant."""
     off = torch.tensor([0.1, 0.2, 0.3])
     error = off.repeat_interleave(4).view(1, 12, 1, 1).expand(1, 12, 3, 3)
     luma = float((off * torch.tensor([65.481, 128.553, 24.966])).sum() / 255)
-    assert float(recipe_module._loss(error, 0)) == pytest.approx(0.14 / 3)
-    assert float(recipe_module._loss(error, 2)) == pytest.approx(0.14 / 3 + 2 * luma**2)
+    both = torch.cat([error, 2 * error])
+    assert recipe_module._squared_error(both, 0).tolist() == pytest.approx([0.14 / 3, 0.56 / 3])
+    assert float(recipe_module._squared_error(error, 2)) == pytest.approx(0.14 / 3 + 2 * luma**2)
 
 
 def test_refuses_the_checkpoint_of_another_recipe(data: Path, tmp_path: Path) -> None:
@@ -104,6 +105,7 @@ def test_refuses_images_smaller_than_a_patch(data: Path) -> None:
 def test_command_writes_the_model(data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     flags = ["--patches", "2", "--size", "8", "--drawn", "1", "--factors", "1"]
+    flags += ["--noise", "1", "2", "3"]
     command = ["--rate", "2", "--steps", "2", "--data", str(data), "--run", str(folder)]
     assert main(command + flags) == 0
     assert (folder / "bicubic_plusplus_2x.onnx").is_file()
