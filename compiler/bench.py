@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # tvm: slow to import, not for --help
 Array = NDArray[Any]
 CALIBRATION_IMAGES, CALIBRATION_SIDE = 4, 256  # random; they do not change the peers' speed
 RUNS = 15
+SETTLE_S = 0.25  # ONNX Runtime's threads spin for some 100 ms after a call
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,12 @@ def measure(
     runs: int = RUNS,
     track: Track = iter,
 ) -> dict[str, Latency]:
-    """Latency of the library (under "library") and of `others`, interleaved in one run."""
-    return clock.measure({"library": lambda: library(x), **others}, runs, track=track)
+    """Latency of the library (under "library") and of `others`, interleaved in one run.
+
+    Each is timed in its stride, as in a video: after calls of its own, untimed.
+    """
+    calls = {"library": lambda: library(x), **others}
+    return clock.measure(calls, runs, track=track, settle_s=SETTLE_S if others else 0)
 
 
 def layers(

@@ -33,12 +33,18 @@ class Latency:
 
 
 def measure(
-    calls: Mapping[str, Callable[[], object]], runs: int, warmup: int = 2, track: Track = iter
+    calls: Mapping[str, Callable[[], object]],
+    runs: int,
+    warmup: int = 2,
+    track: Track = iter,
+    settle_s: float = 0,
 ) -> dict[str, Latency]:
     """Times several callables in turn, A B C A B C, so that drift of the machine hits all alike.
 
     Args:
         track: passes the rounds on; must do nothing while one of them runs.
+        settle_s: how long a callable runs untimed before each timed call, for callables with
+            threads of their own: those of one, idle, may still spin on a core of the next.
     """
     for _ in range(warmup):
         for call in calls.values():
@@ -46,6 +52,9 @@ def measure(
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in track(range(runs)):
         for name, call in calls.items():
+            until = time.perf_counter() + settle_s
+            while time.perf_counter() < until:
+                call()
             start = time.perf_counter()
             call()
             times[name].append((time.perf_counter() - start) * 1e3)

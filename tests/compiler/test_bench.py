@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from compiler import bench, measured
+from compiler import bench, latency, measured
 from compiler.host import detect
 from compiler.kernels.measure import multiplications
 from compiler.library import build_library, load_library
@@ -31,3 +33,15 @@ def test_layers_and_peers_of_a_small_network(tmp_path: Path) -> None:
     times = bench.measure(load_library(path, host), x, {"nothing": lambda: None}, runs=2)
     assert set(times) == {"library", "nothing"}
     assert bench.memory(path, host, x).beyond_io_bytes < 15_000_000
+
+
+def test_each_timed_call_follows_untimed_ones_of_its_own() -> None:
+    called: list[str] = []
+    calls = {name: partial(called.append, name) for name in "ab"}
+    latency.measure(calls, runs=2, warmup=0, settle_s=0.001)
+    turns = [(name, len(list(same))) for name, same in itertools.groupby(called)]
+    assert [name for name, _ in turns] == ["a", "b", "a", "b"]
+    assert all(count > 1 for _, count in turns)
+    called.clear()
+    latency.measure(calls, runs=2, warmup=1)
+    assert "".join(called) == "ababab"
