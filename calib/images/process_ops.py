@@ -291,7 +291,8 @@ def _refuse_size(step: str, image: Array, height: int, width: int) -> None:
     if min(sides) < 1 or max(sides) > _MAX_SIDE or height * width > MAX_PIXELS:
         raise ProcessOpError(
             f"{step} would make {height} x {width} of an image of {found}",
-            fix=f"choose sides between 1 and {_MAX_SIDE}, at most {MAX_PIXELS} pixels in all",
+            fix=f"use images, or give Resize both sides, that make at most {MAX_PIXELS} pixels, "
+            f"with sides between 1 and {_MAX_SIDE}",
         )
 
 
