@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import metadata
@@ -119,6 +120,14 @@ class Engine:
             build_library(net, size, self.host, path)
 
         return self.libraries.get(key, ".so", produce)
+
+    def compile_main(self) -> Path:
+        """`library_path` of the spec's shape and types; its portable twin is compiled beside it."""
+        twins = [e for e in (self, self.portable) if e]
+        with ThreadPoolExecutor() as pool:
+            jobs = [pool.submit(e.library_path, self.main_net, self.main_size) for e in twins]
+            native, *_ = [job.result() for job in jobs]
+        return native
 
     def kernels(self) -> Mapping[str, str]:
         """The kernel of every operator of the main library, and how it is proved exact."""

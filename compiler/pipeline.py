@@ -7,7 +7,6 @@ everything they depend on, so a second build with one changed line re-runs only 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -210,11 +209,8 @@ def _quantize(site: _Site, c: _Calibration) -> tuple[Network, CalibrationTable]:
 def _compile(site: _Site, engine: Engine) -> Path:
     """The library of the spec's shape; its portable twin is compiled beside it."""
     site.reporter.stage(f"compile    {site.host.isa}, {site.host.threads} threads")
-    twins = [e for e in (engine, engine.portable) if e]
-    with site.reporter.busy("compiling the library"), ThreadPoolExecutor() as pool:
-        jobs = [pool.submit(e.library_path, engine.main_net, engine.main_size) for e in twins]
-        native, *_ = [job.result() for job in jobs]
-    return native
+    with site.reporter.busy("compiling the library"):
+        return engine.compile_main()
 
 
 def _verify(site: _Site, engine: Engine) -> tuple[Accuracy, Latency]:
