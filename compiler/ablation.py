@@ -36,6 +36,7 @@ NEAREST = {
     "calibrate_mode": "max",
     "equalize": "false",
     "split_residuals": "false",
+    "residual_bits": "8",
     "rounding": "nearest",
     "search": "none",
 }
@@ -67,6 +68,7 @@ def recipes(file: SpecFile) -> dict[str, Settings]:
         "calibrate_mode": wish.calibrate_mode,
         "equalize": str(wish.equalize).lower(),
         "split_residuals": str(wish.split_residuals).lower(),
+        "residual_bits": str(wish.residual_bits),
         "rounding": wish.rounding,
         "search": wish.search,
     }

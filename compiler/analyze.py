@@ -29,7 +29,7 @@ from compiler.floatnet import FloatNetwork
 from compiler.network import Network
 from compiler.progress import Reporter
 from compiler.recovery import equalize
-from compiler.recovery.split import split_residuals
+from compiler.recovery.split import with_residuals
 from compiler.runner import Session
 from compiler.verify import held_out, pairs_of
 
@@ -107,8 +107,8 @@ def analyze(bundle: Bundle, pairs: Sequence[Pair], reporter: Reporter) -> Analys
 def float_network(bundle: Bundle) -> FloatNetwork:
     """The float network that the bundle's integers stand for: split and equalized like it."""
     net = fusion.fuse(bundle.engine.fp32)
-    if bundle.spec.backend.quantize.split_residuals:
-        net = split_residuals(net)
+    wish = bundle.spec.backend.quantize
+    net = with_residuals(net, split=wish.split_residuals, bits=wish.residual_bits)
     path = bundle.path / "equalization.json"
     if not path.is_file():
         raise BundleError(

@@ -30,6 +30,7 @@ from compiler.dataset import Photo, Rgb
 from compiler.errors import ShapeError, SizeError
 from compiler.float_values import FloatValues
 from compiler.floatnet import FloatConv, FloatNetwork
+from compiler.lowparts import completed, low_parts
 from compiler.network import Concat, QuantizeInput, sizes
 from compiler.progress import Reporter
 from compiler.shapes import MAX_ELEMENTS
@@ -171,10 +172,14 @@ def choose(
         The table and warnings: thresholds that still move between two halves of the images, and
         visible clipping.
     """
-    first = net.quantize_input
+    first, derived = net.quantize_input, low_parts(net.convs)
 
     def table(histograms: Mapping[str, Histogram]) -> CalibrationTable:
-        own = {n: calib_table.calibrate(h, method, symmetric) for n, h in histograms.items()}
+        own = {
+            n: calib_table.calibrate(h, method, symmetric)
+            for n, h in histograms.items()
+            if n not in derived
+        }
         shared: dict[str, TensorCalibration] = {}
         for group in concat_groups(net):
             low, high = min(own[n].low for n in group), max(own[n].high for n in group)
@@ -188,7 +193,8 @@ def choose(
     whole = table(observed.histograms)
     several = all(hist.total for half in observed.halves for hist in half.values())
     halves = (table(observed.halves[0]), table(observed.halves[1])) if several else None
-    return whole, calib_table.warnings(whole, halves)
+    doubts = calib_table.warnings(whole, halves)
+    return completed(net, whole, observed.histograms, symmetric=symmetric), doubts
 
 
 def concat_groups(net: FloatNetwork) -> tuple[frozenset[str], ...]:

@@ -50,9 +50,10 @@ class Activation:
 
 @dataclass(frozen=True)
 class Residual:
-    """Epilogue step v = fma(float32(q_r - z_r), R, v), R = s_r / s_y."""
+    """Epilogue step v = fma(float32(q_r - z_r), R, v), R = s_r / s_y, or -s_r / s_y: v - r."""
 
     tensor: str
+    negative: bool = False
 
 
 Step = Activation | Residual

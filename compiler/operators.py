@@ -93,20 +93,22 @@ def _activation(reader: Chains, node: onnx.NodeProto) -> None:
     reader.grow(node, 0, _followed_by(Activation(alpha)))
 
 
-def _add(reader: Chains, node: onnx.NodeProto) -> None:
+def _add_or_subtract(reader: Chains, node: onnx.NodeProto) -> None:
     known = [name for name in node.input if name in reader.names]
     if len(known) == 1:
         _scale_and_shift(reader, node)
         return
+    negative = node.op_type == "Sub"  # nothing can be taken from a chain but at its end
     candidates = [i for i, name in enumerate(node.input) if reader.is_open(name)]
+    candidates = [i for i in candidates if not (negative and i)]
     if len(known) != 2 or not candidates:
-        raise unsupported(node, "an Add is defined only as the epilogue of a convolution")
+        raise unsupported(node, "it is defined only as the epilogue of a convolution")
     later = max(candidates, key=lambda i: reader.chains[reader.names[node.input[i]]])
     residual = reader.names[node.input[1 - later]]
     if reader.channels[residual] != reader.channels[reader.names[node.input[later]]]:
         raise unsupported(node, "its operands differ in channels; broadcasting is not defined")
     reader.chains.pop(residual, None)
-    reader.grow(node, later, _followed_by(Residual(residual)))
+    reader.grow(node, later, _followed_by(Residual(residual, negative)))
 
 
 def _followed_by(step: Step) -> Callable[[FloatConv], FloatConv]:
@@ -281,8 +283,8 @@ READERS: dict[str, Callable[[Chains, onnx.NodeProto], None]] = {
     "Relu": _activation,
     "LeakyRelu": _activation,
     "PRelu": _activation,
-    "Add": _add,
-    "Sub": _scale_and_shift,
+    "Add": _add_or_subtract,
+    "Sub": _add_or_subtract,
     "Mul": _scale_and_shift,
     "Div": _scale_and_shift,
     "DepthToSpace": _depth_to_space,

@@ -41,7 +41,7 @@ from compiler.progress import Reporter
 from compiler.recovery import equalize
 from compiler.recovery.equalize import Equalization
 from compiler.recovery.recipe import Recipe
-from compiler.recovery.split import split_residuals
+from compiler.recovery.split import with_residuals
 from compiler.scaling import scaling
 from compiler.spec import SpecFile
 from compiler.stages import CalibrationInputs
@@ -187,7 +187,7 @@ def _calibrate(site: _Site, loaded: _Model) -> _Calibration:
     reporter.stage(f"calibrate  {len(photos.photos)} images of {photos.source}")
     inputs = CalibrationInputs(site.file, photos, site.store, site.host.threads, reporter)
     recipe = stages.recipe(wish, site.target)
-    plain = split_residuals(loaded.floats) if recipe.split_residuals else loaded.floats
+    plain = with_residuals(loaded.floats, split=recipe.split_residuals, bits=recipe.residual_bits)
     scales = stages.channel_scales(inputs, plain, recipe)
     floats = equalize.equalize(plain, scales.factors)
     observed = stages.observe(inputs, floats)

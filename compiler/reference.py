@@ -23,6 +23,7 @@ from compiler.network import (
     Network,
     Op,
     QuantizeInput,
+    Residual,
     ResizeNearest,
     Step,
     Tensor,
@@ -162,18 +163,19 @@ def _step(step: Step, v: F32, net: Network, out: Tensor, residuals: Values) -> F
         return np.where(v >= 0, v, v * alpha)
     r = net.tensors[step.tensor].q
     centred = residuals[step.tensor].astype(np.int32) - np.int32(r.zero_point)
-    return qparams.fma(centred.astype(np.float32), residual_multiplier(r.scale, out), v)
+    return qparams.fma(centred.astype(np.float32), residual_multiplier(step, r.scale, out), v)
 
 
-def residual_multiplier(s_r: float, out: Tensor) -> np.float32:
-    """R of a residual of scale s_r that is added in the units of `out`."""
+def residual_multiplier(step: Residual, s_r: float, out: Tensor) -> np.float32:
+    """R of a residual of scale s_r that is added, or taken away, in the units of `out`."""
     match out.kind:
         case "int8":
-            return qparams.residual_multiplier(s_r, out.q.scale)
+            r = qparams.residual_multiplier(s_r, out.q.scale)
         case "float32":
-            return qparams.residual_multiplier(s_r)
+            r = qparams.residual_multiplier(s_r)
         case "uint8":
-            return np.float32(np.float64(qparams.UINT8_MAX) * np.float64(np.float32(s_r)))
+            r = np.float32(np.float64(qparams.UINT8_MAX) * np.float64(np.float32(s_r)))
+    return -r if step.negative else r
 
 
 def _store(v: F32, out: Tensor) -> Array:

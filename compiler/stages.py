@@ -155,6 +155,7 @@ def recipe(wish: Quantize, target: Target) -> Recipe:
         power2=wish.weight_scale == "power2",
         equalize=wish.equalize,
         split_residuals=wish.split_residuals,
+        residual_bits=wish.residual_bits,
         rounding=wish.rounding,
         search=wish.search,
         seed=wish.seed,

@@ -21,7 +21,7 @@ class Recipe:
     """Peak, reached after `warmup` steps; falls to zero along half a cosine."""
     warmup: int = 100
     momentum: float = 0.95
-    luma: float = 2.0
+    luma: float = 1.0
     """Weight of the squared error of luma, added to the mean squared error of RGB."""
     synthetic: float = 0.1
     """Share of the patches that come from drawn images."""
@@ -33,15 +33,16 @@ class Recipe:
     """Added to the squared error of a patch, in squared grey levels, before its logarithm is taken:
     the mean of the logarithms is the mean PSNR, and counts smooth patches, where rounding is most
     of the error, as much as others. Without a floor nothing but the smoothest would count."""
-    noise: tuple[float, ...] = (8.0, 2.0, 10.0)
-    """Simulated rounding of the three tensors, in int8 steps of 1/255 of their range. An int8 build
-    does 1, or 2 where it is symmetric. The second tensor costs next to nothing."""
-    kernel_noise: float = 1.0
-    """Simulated rounding of kernels in int8 steps; an int8 build does 1."""
+    noise: tuple[float, ...] = (4.0, 2.0, 5.0)
+    """Simulated rounding of the three tensors, in int8 steps of their range; an int8 build does 1.
+    The second tensor costs next to nothing."""
+    kernel_noise: float = 0.3
+    """Simulated rounding of kernels in int8 steps; rounding to nearest does 1, and costs more than
+    ten times as much as GPTQ."""
     exact: float = 0.25
-    """Share of the patches that see neither simulated rounding nor clipping of tensors."""
+    """Share of the patches that see no simulated rounding."""
     stretched: float = 0.2
-    """Share of the patches that are stretched to full contrast, so that thresholds fit such too."""
+    """Share of the patches that are stretched to full contrast, so that ranges fit such too."""
     average: float = 0.998
     """Decay of the moving average of the kernels."""
     seed: int = 0

@@ -4,13 +4,13 @@
 
 The kernels, as matrices [O, 9*I], are trained with Muon (K. Jordan et al., "Muon: An optimizer for
 hidden layers in neural networks", 2024; `torch.optim.Muon`): after 1,800 steps of 3x it was 1.4 dB
-ahead of Adam on the held-out photographs. The tensors that an int8 build rounds are clipped and get
-noise, and what they are clipped to is learned with the kernels (as in PACT, J. Choi et al. 2018,
-and LSQ, S. Esser et al. 2020, with noise in place of rounding). The loss is the mean over patches
-of the logarithm of the squared error, that is the mean PSNR: so smooth patches, where rounding is
-most of the error, count as much as others. The result is the exponential moving average of the
-kernels. The same recipe on the same machine and number of threads gives the
-same weights, stopped or not; other processors sum in another order.
+ahead of Adam on the held-out photographs. The tensors that an int8 build rounds get noise in
+proportion to their range (as in A. Defossez et al., "Differentiable model compression via pseudo
+quantization noise", 2022, but the range is that of the activations, and its gradient is taken).
+The loss is the mean over patches of the logarithm of the squared error, that is the mean PSNR: so
+smooth patches, where rounding is most of the error, count as much as others. The result is the
+exponential moving average of the kernels. The same recipe on the same machine and number of threads
+gives the same weights, stopped or not; other processors sum in another order.
 """
 
 from __future__ import annotations
@@ -40,7 +40,6 @@ from models.recipe import Recipe
 DESCRIPTION = "Bicubic++ trained by the VACC workbench on CC0 photographs; licence CC0-1.0"
 
 _LUMA = torch.tensor(LUMA) / 255
-_THRESHOLD_RATE = 5e-3  # of Adam, on the logarithms of the thresholds
 _CHECK_EVERY = 1000  # steps between checkpoints, each with one point of the curve
 
 
@@ -53,8 +52,6 @@ class Training:
         self.curve: list[dict[str, float]] = []
         torch.manual_seed(recipe.seed)
         self.network = BicubicPlusPlus(recipe.rate)
-        self.log_thresholds = nn.Parameter(torch.zeros(2, 3))  # of -low and high
-        self.threshold_optimizer = torch.optim.Adam([self.log_thresholds], lr=_THRESHOLD_RATE)
         for conv in self.network.children():
             parametrize.register_parametrization(conv, "weight", _AsMatrix(conv.weight.shape))
         self.optimizer = torch.optim.Muon(
@@ -76,11 +73,9 @@ class Training:
             for group in self.optimizer.param_groups:
                 group["lr"] = recipe.learning_rate_at(self.step)
             torch.manual_seed(recipe.seed + self.step)  # the noise, too, needs no saved state
-            for optimizer in (self.optimizer, self.threshold_optimizer):
-                optimizer.zero_grad()
+            self.optimizer.zero_grad()
             self._loss(lr, hr).backward()
-            for optimizer in (self.optimizer, self.threshold_optimizer):
-                optimizer.step()
+            self.optimizer.step()
             self.step += 1
             decay = min(recipe.average, self.step / (self.step + 10))
             for name, kernel in self._kernels().items():
@@ -88,19 +83,15 @@ class Training:
 
     def _loss(self, lr: NDArray[np.uint8], hr: NDArray[np.uint8]) -> Tensor:
         """Mean logarithm of the patches' errors, with the expected error of the last rounding."""
-        recipe, rounding = self.recipe, self._rounding()
-        output = self.network.features(_images(lr), rounding)
-        error = _squared_error(output - _unshuffled(hr, 2 * recipe.rate), recipe.luma)
-        rounded = torch.arange(len(error)) >= rounding.exact
-        last = rounding.output_error(self.network.conv_out.weight)
-        error = error + rounded * _squared_error(last, recipe.luma)
-        return torch.log(error + recipe.floor / 255**2).mean()
-
-    def _rounding(self) -> Rounding:
         recipe = self.recipe
-        low, high = self.log_thresholds.exp() * torch.tensor([[-1.0], [1.0]])
         exact = int(recipe.exact * recipe.patches)
-        return Rounding(recipe.noise, recipe.kernel_noise, low, high, exact)
+        rounding = Rounding(recipe.noise, recipe.kernel_noise, exact)
+        output, last = self.network.features(_images(lr), rounding)
+        error = _squared_error(output - _unshuffled(hr, 2 * recipe.rate), recipe.luma)
+        rounded = torch.arange(len(error)) >= exact
+        expected = rounding.last_error(last, self.network.conv_out.weight)
+        error = error + rounded * _squared_error(expected, recipe.luma)
+        return torch.log(error + recipe.floor / 255**2).mean()
 
     def state(self) -> dict[str, NDArray[np.float32]]:
         """The averaged kernels [O, I, 3, 3], the result of the training."""
@@ -131,8 +122,6 @@ class Training:
             "step": self.step,
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "log_thresholds": self.log_thresholds.detach(),
-            "threshold_optimizer": self.threshold_optimizer.state_dict(),
             "average": self.average,
             "curve": self.curve,
         }
@@ -163,8 +152,6 @@ class Training:
         self.average = content["average"]
         self.network.load_state_dict(content["network"])
         self.optimizer.load_state_dict(content["optimizer"])
-        self.log_thresholds.data.copy_(content["log_thresholds"])
-        self.threshold_optimizer.load_state_dict(content["threshold_optimizer"])
 
     def _kernels(self) -> dict[str, Tensor]:
         convs = self.network.named_children()

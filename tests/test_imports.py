@@ -34,6 +34,7 @@ COMPILER_ORDER = [
     "network",
     "ports",
     "floatnet",
+    "lowparts",
     "chains",
     "operators",
     "fusion",

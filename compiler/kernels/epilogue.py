@@ -156,7 +156,7 @@ def value_bound(e: Epilogue) -> float:
         if isinstance(step, Activation):
             v *= max(1.0, float(np.abs(step.alpha).max()))
         else:
-            r = residual_multiplier(e.residuals[step.tensor].q.scale, e.out)
-            v += 256.0 * float(r)
+            r = residual_multiplier(step, e.residuals[step.tensor].q.scale, e.out)
+            v += 256.0 * abs(float(r))
         v *= 1.001
     return v

@@ -64,7 +64,7 @@ def _value(
             alpha = constants.get(f"alpha{i}")
             z = let(_activate(z, step, alpha[here] if alpha is not None else None, n))
         else:
-            r = residual_multiplier(e.residuals[step.tensor].q.scale, e.out)
+            r = residual_multiplier(step, e.residuals[step.tensor].q.scale, e.out)
             centred = _residual(e, v, residuals[step.tensor], rows[step.tensor], x, step)
             z = let(
                 T.call_llvm_pure_intrin(

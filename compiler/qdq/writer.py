@@ -169,7 +169,8 @@ class _Writer:
                 case Activation():
                     value = self.activation(step, value, result)
                 case Residual():
-                    value = self.node("Add", [value, self.floats[step.tensor]], result)
+                    kind = "Sub" if step.negative else "Add"
+                    value = self.node(kind, [value, self.floats[step.tensor]], result)
         self.declare(op.output, len(op.weight))
         if op.output in scales:
             quantized, value = (self.fresh(f"{op.output}_{end}") for end in ("q", "dq"))

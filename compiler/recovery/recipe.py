@@ -30,6 +30,7 @@ class Recipe:
     Attributes:
         symmetric: activations have no zero point.
         split_residuals: residuals have tensors of their own where that is cheap (`split`).
+        residual_bits: 16 gives residuals a low part where that is cheap (`lowparts`).
         search: `output` refines the thresholds by the output error.
     """
 
@@ -38,6 +39,7 @@ class Recipe:
     power2: bool = False
     equalize: bool = False
     split_residuals: bool = False
+    residual_bits: Literal[8, 16] = 8
     rounding: Literal["nearest", "gptq"] = "nearest"
     search: Literal["none", "output"] = "none"
     seed: int = 0

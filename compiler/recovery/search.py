@@ -18,6 +18,7 @@ from calib.methods import Max
 from calib.table import CalibrationTable, TensorCalibration
 from compiler.calibrate import concat_groups
 from compiler.floatnet import FloatNetwork
+from compiler.lowparts import completed, low_parts
 from compiler.recovery.wanted import Wanted
 
 _FACTORS = (2.0**0.25, 2.0**0.125)  # of a threshold, tried up and down, coarse first
@@ -51,9 +52,13 @@ def search(
         wanted: what `net` makes of the samples.
     """
 
+    def whole(candidate: CalibrationTable) -> CalibrationTable:
+        return completed(net, candidate, histograms, symmetric=symmetric)
+
     def error(candidate: CalibrationTable) -> float:
-        covered = float(np.prod([_covered(candidate[p]) for p in candidate]))
-        return wanted.error(model(candidate)) / float(covered**_CAUTION)
+        moved = [name for names in _movable(net) for name in names]
+        covered = float(np.prod([_covered(candidate[p]) for p in moved]))
+        return wanted.error(model(whole(candidate))) / float(covered**_CAUTION)
 
     starts = [table, _unclipped(table, histograms, _movable(net), symmetric)]
     best, least = min(((t, error(t)) for t in starts), key=lambda start: start[1])
@@ -64,7 +69,7 @@ def search(
                 best, least = _walk(best, least, names, end, histograms, symmetric, error)
         if least > 0.999 * before:
             break
-    return best
+    return whole(best)
 
 
 def _covered(t: TensorCalibration) -> float:
@@ -137,8 +142,11 @@ def _moved(
 
 
 def _movable(net: FloatNetwork) -> list[tuple[str, ...]]:
-    """The rounding points but the graph input, in order; those that one Concat joins together."""
+    """The rounding points whose ranges are free, in order; those that one Concat joins together.
+
+    That of the graph input is known, that of a low part follows from the tensor it completes.
+    """
     groups = concat_groups(net)
-    fixed = net.ops[0].output
+    fixed = {net.ops[0].output, *low_parts(net.convs)}
     units = [next((g for g in groups if p in g), frozenset({p})) for p in net.rounding_points]
-    return [tuple(sorted(unit)) for unit in dict.fromkeys(units) if fixed not in unit]
+    return [tuple(sorted(unit)) for unit in dict.fromkeys(units) if not fixed & unit]

@@ -12,9 +12,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 from compiler.floatnet import FloatConv, FloatNetwork, FloatOp
+from compiler.lowparts import with_low_parts
 from compiler.network import Residual
 
 MAX_SHARE = 0.03  # of the network's weights (1.7 % on Bicubic++ 3x)
+
+
+def with_residuals(net: FloatNetwork, *, split: bool, bits: int) -> FloatNetwork:
+    """The same function, its residuals held as a spec asks: see below, and `lowparts`."""
+    net = split_residuals(net) if split else net
+    return with_low_parts(net) if bits == 16 else net
 
 
 def split_residuals(net: FloatNetwork, max_share: float = MAX_SHARE) -> FloatNetwork:
@@ -47,7 +54,9 @@ def _copy(conv: FloatConv) -> FloatConv:
 def _reading(conv: FloatConv, copied: dict[str, FloatConv]) -> FloatConv:
     """The convolution, its residuals taken from the copies."""
     steps = tuple(
-        Residual(copied[s.tensor].output) if isinstance(s, Residual) and s.tensor in copied else s
+        replace(s, tensor=copied[s.tensor].output)
+        if isinstance(s, Residual) and s.tensor in copied
+        else s
         for s in conv.steps
     )
     return replace(conv, steps=steps)

@@ -79,7 +79,7 @@ def _words(net: FloatNetwork, op: AnyOp) -> tuple[str, str]:
 
 def _step(step: Activation | Residual) -> str:
     if isinstance(step, Residual):
-        return f"+ {step.tensor}"
+        return f"{'-' if step.negative else '+'} {step.tensor}"
     if not step.alpha.any():
         return "ReLU"
     return f"LeakyReLU {step.alpha[0]:.3g}" if step.alpha.size == 1 else "PReLU"
