@@ -13,11 +13,13 @@ import tvm
 from tvm import relax
 
 from compiler.host import Host
+from compiler.kernels.blocks import BlockKernel, with_low
 from compiler.kernels.chain import Chain
 from compiler.kernels.isa import ISAS, Isa
 from compiler.kernels.kernel import Kernel
 from compiler.kernels.rows import Layout
 from compiler.kernels.schedule import Schedule, plan
+from compiler.lowparts import low_parts
 from compiler.network import (
     Conv,
     DepthToSpace,
@@ -66,7 +68,10 @@ def chains(net: Network, size: Size, host: Host, *, fuse: bool = True) -> list[C
     first = 0
     while first < len(items):
         last, schedule = _longest(problem, items if fuse else [], kernels, first)
-        result.append(_chain(problem, kernels[first:last], schedule, len(result)))
+        part = with_low_parts(net, kernels[first:last])
+        if len(part) < last - first:
+            schedule = _planned(part)
+        result.append(_chain(problem, part, schedule, len(result)))
         first = last
     return result
 
@@ -136,9 +141,7 @@ def _longest(
     first: int,
 ) -> tuple[int, Schedule]:
     """The longest chain from `first` that can be computed depth-first: its end and schedule."""
-    best = plan([kernels[first].stage])
-    assert best is not None, "one stage always has a schedule"
-    end = first + 1
+    best, end = _planned(kernels[first : first + 1]), first + 1
     for last in range(first + 2, len(items) + 1):
         part = kernels[first:last]
         inside = {k.stage.output for k in part[:-1]}
@@ -148,6 +151,26 @@ def _longest(
         if schedule and _affordable(p, part, schedule):
             best, end = schedule, last
     return end, best
+
+
+def _planned(kernels: list[Kernel]) -> Schedule:
+    """The schedule of kernels that are known to have one."""
+    schedule = plan([k.stage for k in kernels])
+    assert schedule is not None, "one stage, or those of a chain with two merged"
+    return schedule
+
+
+def with_low_parts(net: Network, kernels: list[Kernel]) -> list[Kernel]:
+    """The kernels of a chain, those of low parts merged into those of the convs they repeat."""
+    read_by_convs = {conv.input for conv in net.convs}
+    made = {k.stage.output: k for k in kernels[:-1] if isinstance(k, BlockKernel)}
+    merged: dict[str, Kernel] = {
+        high: with_low(made[high], made[low])
+        for low, high in low_parts(net.convs).items()
+        if low in made and high in made and low not in read_by_convs
+    }
+    gone = {kernel.stage.also for kernel in merged.values()}
+    return [merged.get(k.stage.output, k) for k in kernels if k.stage.output not in gone]
 
 
 def _read_later(items: list[Item], tensors: set[str]) -> bool:
@@ -168,7 +191,7 @@ def _affordable(p: Problem, kernels: list[Kernel], schedule: Schedule) -> bool:
 
 
 def _chain(p: Problem, kernels: list[Kernel], schedule: Schedule, index: int) -> Chain:
-    made = {k.stage.output for k in kernels}
+    made = {output for k in kernels for output in k.stage.outputs}
     inputs = dict.fromkeys(r.tensor for k in kernels for r in k.stage.reads if r.tensor not in made)
     output = kernels[-1].stage.output
     shapes = {name: _shape(p, name) for name in (*inputs, output)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from calib.qparams import QParams
@@ -124,6 +126,25 @@ def bicubic_plusplus(
     b.conv(3 * (2 * rate) ** 2)
     b.depth_to_space(2 * rate)
     return b.network(output, input_kind)
+
+
+def sixteen_bits(*, asymmetric: bool = False, read: bool = False) -> Network:
+    """A convolution with its low part, both added to a later one; all channels saturate at times.
+
+    Args:
+        read: whether a convolution reads the low part, too.
+    """
+    b = Builder(3, 7, asymmetric=asymmetric)
+    high = b.conv(20, strides=(2, 2), steps=(LEAKY,))
+    conv = b.ops[-1]
+    assert isinstance(conv, Conv)
+    q = QParams(b.tensors[high].q.scale / 254, b.qparams().zero_point // 2)
+    low = replace(conv, name="conv2", output="t2", steps=(LEAKY, Residual(high, negative=True)))
+    b.add(low, 20, q)
+    b.conv(16, source=high, steps=(LEAKY,))
+    b.conv(20, steps=(LEAKY, Residual(high), Residual("t2")))
+    b.conv(12, source="t2" if read else None)
+    return b.network()
 
 
 def espcn(rate: int = 3, seed: int = 0, output: Kind = "float32") -> Network:

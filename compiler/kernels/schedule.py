@@ -40,6 +40,12 @@ class Stage:
     output: str
     up: int = 1  # rows of the output that one row of the stage becomes
     multiple: int = 1  # rows a step must be a multiple of this
+    also: str = ""  # a second output, of the same rows
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The tensors that it writes."""
+        return (self.output, self.also) if self.also else (self.output,)
 
 
 @dataclass(frozen=True)
@@ -85,9 +91,10 @@ def _rates(stages: Sequence[Stage]) -> list[Fraction] | None:
     tensor_rate: dict[str, Fraction] = {stages[-1].output: Fraction(stages[-1].up)}
     rates: list[Fraction] = []
     for stage in reversed(stages):
-        if stage.output not in tensor_rate:
+        found = {tensor_rate.get(output) for output in stage.outputs}
+        if len(found) != 1 or (known := found.pop()) is None:
             return None
-        rate = tensor_rate[stage.output] / stage.up
+        rate = known / stage.up
         rates.insert(0, rate)
         for read in stage.reads:
             if tensor_rate.setdefault(read.tensor, rate * read.stride) != rate * read.stride:
@@ -115,7 +122,7 @@ def _lags(stages: Sequence[Stage], rows: list[int]) -> list[int]:
         if i == len(stages) - 1:
             lag = -(-lag // rows[i]) * rows[i]  # the blocks of the output start at its first row
         lags.append(lag)
-        made[stage.output] = lag * stage.up
+        made |= dict.fromkeys(stage.outputs, lag * stage.up)
     return lags
 
 
@@ -124,7 +131,8 @@ def _halos(stages: Sequence[Stage]) -> dict[str, tuple[int, int]]:
     tensors: dict[str, tuple[int, int]] = {stages[-1].output: (0, 0)}
     halos = {}
     for stage in reversed(stages):
-        above, below = (-(-h // stage.up) for h in tensors[stage.output])
+        reached = zip(*(tensors[output] for output in stage.outputs), strict=True)
+        above, below = (-(-max(rows) // stage.up) for rows in reached)
         halos[stage.name] = (above, below)
         for read in stage.reads:
             a = above * read.stride + read.pad
@@ -136,7 +144,9 @@ def _halos(stages: Sequence[Stage]) -> dict[str, tuple[int, int]]:
 
 def _rings(stages: Sequence[Stage], rows: list[int], lags: list[int]) -> dict[str, int]:
     made = {
-        s.output: (r * s.up, lag * s.up) for s, r, lag in zip(stages[:-1], rows, lags, strict=False)
+        output: (r * s.up, lag * s.up)
+        for s, r, lag in zip(stages[:-1], rows, lags, strict=False)
+        for output in s.outputs
     }
     rings: dict[str, int] = {}
     for stage, lag in zip(stages, lags, strict=True):

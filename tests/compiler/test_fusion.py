@@ -300,6 +300,11 @@ REFUSED: dict[str, tuple[Callable[[Graph], object], str, str]] = {
         "Sub",
         "nothing else reads",
     ),
+    "subtraction of what grows": (
+        lambda g: g.node("Sub", g.max_pool((1, 1), (1, 1)), g.conv(4, source="input")),
+        "Sub",
+        "epilogue of a convolution",
+    ),
     "add of non-chains": (add_to_pool, "Add", "epilogue of a convolution"),
     "add to itself": (lambda g: g.add(g.last), "Add", "epilogue of a convolution"),
     "add of other channels": (lambda g: g.add("input"), "Add", "differ in channels"),

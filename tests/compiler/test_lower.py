@@ -16,7 +16,7 @@ from compiler import reference
 from compiler.errors import UnsupportedOperatorError
 from compiler.host import FEATURES, Host, cpu_features
 from compiler.library import build_library, load_library
-from compiler.lower import lower
+from compiler.lower import chains, lower
 from compiler.network import (
     Activation,
     Concat,
@@ -31,7 +31,7 @@ from compiler.network import (
     Tensor,
 )
 from compiler.rules import LOWERING
-from tests.networks import LEAKY, RELU, Builder, bicubic_plusplus, espcn
+from tests.networks import LEAKY, RELU, Builder, bicubic_plusplus, espcn, sixteen_bits
 
 ISAS = [isa for isa, features in FEATURES.items() if features <= cpu_features()]
 SLOW = settings(
@@ -109,6 +109,30 @@ def test_pixel_shuffle_inside_the_network(isa: str, mode: str) -> None:
     b.depth_to_space(2, mode)
     check(b.network("uint8"), 9, 11, isa)
     check(b.network("float32"), 9, 11, isa)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("asymmetric", [False, True])
+def test_low_parts_are_made_of_the_same_products(isa: str, asymmetric: bool) -> None:
+    """In one chain by one kernel, in chains of their own by two; bit for bit in both."""
+    net = sixteen_bits(asymmetric=asymmetric)
+    size, host = (18, 22), Host(isa, 1)
+    (chain,) = chains(net, size, host)
+    names = ["quantize", "conv1", "conv3", "conv4", "conv5"]
+    assert [k.stage.name for k in chain.kernels] == names
+    assert "also its low part" in chain.kernels[1].choice
+    alone = [k.stage.name for c in chains(net, size, host, fuse=False) for k in c.kernels]
+    assert alone == ["quantize", "conv1", "conv2", *names[2:]]
+    check(net, *size, isa, threads=3)
+    check(net, 2, 2, isa)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_low_part_that_a_convolution_reads_stays_alone(isa: str) -> None:
+    net = sixteen_bits(read=True)
+    stages = [k.stage for c in chains(net, (18, 22), Host(isa, 1)) for k in c.kernels]
+    assert "conv2" in [stage.name for stage in stages]
+    check(net, 18, 22, isa)
 
 
 @pytest.mark.parametrize("isa", ISAS)
