@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -72,6 +72,7 @@ def test_max_is_exact():
 @settings(deadline=None)
 @given(x=values, p=st.floats(0.6, 1))
 def test_percentile_clips_no_more_than_it_says(x, p):
+    assume(np.abs(x).max() == 0 or np.abs(x).max() > 2.0**-100)  # smaller ones count as zero
     hist = histogram(x)
     slack = hist.width * 1e-3  # of the bin index, computed in binary32
     _, threshold = Percentile(p).range(hist, True)
