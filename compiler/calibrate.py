@@ -172,7 +172,7 @@ def choose(
         The table and warnings: thresholds that still move between two halves of the images, and
         visible clipping.
     """
-    first, derived = net.quantize_input, low_parts(net.convs)
+    first, derived = net.quantize_input, low_parts(net)
 
     def table(histograms: Mapping[str, Histogram]) -> CalibrationTable:
         own = {

@@ -12,6 +12,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
+from compiler.accumulators import prove_int32
 from compiler.host import Host
 from compiler.kernels.blocks import BlockKernel, with_low
 from compiler.kernels.chain import Chain
@@ -27,7 +28,6 @@ from compiler.network import (
     Op,
     Size,
     output_size,
-    prove_int32,
     sizes,
 )
 from compiler.rules import LOWERING, Item, Problem
@@ -67,11 +67,9 @@ def chains(net: Network, size: Size, host: Host, *, fuse: bool = True) -> list[C
     result: list[Chain] = []
     first = 0
     while first < len(items):
-        last, schedule = _longest(problem, items if fuse else [], kernels, first)
-        part = with_low_parts(net, kernels[first:last])
-        if len(part) < last - first:
-            schedule = _planned(part)
-        result.append(_chain(problem, part, schedule, len(result)))
+        last = _longest(problem, items if fuse else [], kernels, first)
+        part = _merged(net, kernels[first:last])
+        result.append(_chain(problem, part, len(result)))
         first = last
     return result
 
@@ -139,9 +137,9 @@ def _longest(
     items: list[Item],
     kernels: list[Kernel],
     first: int,
-) -> tuple[int, Schedule]:
-    """The longest chain from `first` that can be computed depth-first: its end and schedule."""
-    best, end = _planned(kernels[first : first + 1]), first + 1
+) -> int:
+    """The end of the longest chain from `first` that can be computed depth-first."""
+    end = first + 1
     for last in range(first + 2, len(items) + 1):
         part = kernels[first:last]
         inside = {k.stage.output for k in part[:-1]}
@@ -149,25 +147,17 @@ def _longest(
             continue  # inside a chain are rows of integers only
         schedule = plan([k.stage for k in part])
         if schedule and _affordable(p, part, schedule):
-            best, end = schedule, last
-    return end, best
+            end = last
+    return end
 
 
-def _planned(kernels: list[Kernel]) -> Schedule:
-    """The schedule of kernels that are known to have one."""
-    schedule = plan([k.stage for k in kernels])
-    assert schedule is not None, "one stage, or those of a chain with two merged"
-    return schedule
-
-
-def with_low_parts(net: Network, kernels: list[Kernel]) -> list[Kernel]:
+def _merged(net: Network, kernels: list[Kernel]) -> list[Kernel]:
     """The kernels of a chain, those of low parts merged into those of the convs they repeat."""
-    read_by_convs = {conv.input for conv in net.convs}
     made = {k.stage.output: k for k in kernels[:-1] if isinstance(k, BlockKernel)}
     merged: dict[str, Kernel] = {
         high: with_low(made[high], made[low])
-        for low, high in low_parts(net.convs).items()
-        if low in made and high in made and low not in read_by_convs
+        for low, high in low_parts(net).items()
+        if low in made and high in made
     }
     gone = {kernel.stage.also for kernel in merged.values()}
     return [merged.get(k.stage.output, k) for k in kernels if k.stage.output not in gone]
@@ -190,7 +180,9 @@ def _affordable(p: Problem, kernels: list[Kernel], schedule: Schedule) -> bool:
     return ring_bytes <= RING_BYTES and repeated <= HALO_SHARE * total
 
 
-def _chain(p: Problem, kernels: list[Kernel], schedule: Schedule, index: int) -> Chain:
+def _chain(p: Problem, kernels: list[Kernel], index: int) -> Chain:
+    schedule = plan([k.stage for k in kernels])
+    assert schedule is not None, "one stage has one, and so have those of a chain, merged or not"
     made = {output for k in kernels for output in k.stage.outputs}
     inputs = dict.fromkeys(r.tensor for k in kernels for r in k.stage.reads if r.tensor not in made)
     output = kernels[-1].stage.output

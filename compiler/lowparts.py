@@ -7,13 +7,13 @@ is cheap, it is computed once more for
     low = v - y,    |low| <= s_y / 2,    s_low = s_y / 254
 
 and the addition takes y and low: 16 bits, of plain int8 operators. In float, low is 0: the network
-stays the same function, and whatever moves y moves low the other way.
+stays the same function, and whatever moves y moves low the other way. `recovery.split` adds low
+parts to a network; here they are found again, for their range and the one kernel that makes both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from itertools import product
 from typing import Any
 
@@ -22,58 +22,24 @@ from numpy.typing import NDArray
 
 from calib.histogram import Histogram
 from calib.table import CalibrationTable, from_range
-from compiler.floatnet import FloatConv, FloatNetwork, FloatOp
-from compiler.network import Activation, ConvChain, Residual, Step
+from compiler.floatnet import FloatNetwork
+from compiler.network import Activation, ConvChain, Network, Residual, Step
 
-MAX_SHARE = 0.03  # of the network's weights (1.7 % on Bicubic++ 3x)
 METHOD = "low part"
 
 
-def with_low_parts(net: FloatNetwork, max_share: float = MAX_SHARE) -> FloatNetwork:
-    """The same function, with a low part beside each residual that a cheap convolution makes.
-
-    Args:
-        max_share: largest share of the network's weights that one low part may add.
-    """
-    budget = max_share * sum(conv.weight.size for conv in net.convs)
-    residuals = {s.tensor for conv in net.convs for s in conv.steps if isinstance(s, Residual)}
-    parts = {
-        conv.output: _low_part(conv)
-        for conv in net.convs
-        if conv.output in residuals and conv.weight.size <= budget
-    }
-    ops: list[FloatOp] = []
-    for op in net.ops:
-        ops.append(_adding(op, parts) if isinstance(op, FloatConv) else op)
-        if op.output in parts:
-            ops.append(parts[op.output])
-    channels = dict(net.channels) | {p.output: net.channels[o] for o, p in parts.items()}
-    return replace(net, ops=tuple(ops), channels=channels)
+def low_parts(net: FloatNetwork | Network) -> dict[str, str]:
+    """Every tensor that is a low part, read by additions alone, and the tensor it completes."""
+    added = {name for conv in net.convs for name in conv.inputs[1:]}
+    read = {conv.input for conv in net.convs}
+    read.update(name for op in net.ops if not isinstance(op, ConvChain) for name in op.inputs)
+    candidates = [c for c in net.convs if c.output in added - read and _takes_away(c)]
+    return {low.output: c.output for low, c in product(candidates, net.convs) if _is_low(low, c)}
 
 
-def _low_part(conv: FloatConv) -> FloatConv:
-    steps = (*conv.steps, Residual(conv.output, negative=True))
-    return replace(conv, name=f"{conv.name}_low", output=f"{conv.output}_low", steps=steps)
-
-
-def _adding(conv: FloatConv, parts: Mapping[str, FloatConv]) -> FloatConv:
-    """The convolution, with the low part behind each residual that has one."""
-    steps: list[Step] = []
-    for step in conv.steps:
-        steps.append(step)
-        if isinstance(step, Residual) and step.tensor in parts:
-            steps.append(replace(step, tensor=parts[step.tensor].output))
-    return replace(conv, steps=tuple(steps))
-
-
-def low_parts(convs: Iterable[ConvChain]) -> dict[str, str]:
-    """Every tensor that is a low part, and the tensor that it completes."""
-    ending = [c for c in convs if c.steps and _takes_away(c.steps[-1])]
-    return {low.output: conv.output for low, conv in product(ending, convs) if _is_low(low, conv)}
-
-
-def _takes_away(step: Step) -> bool:
-    return isinstance(step, Residual) and step.negative
+def _takes_away(conv: ConvChain) -> bool:
+    last = conv.steps[-1] if conv.steps else None
+    return isinstance(last, Residual) and last.negative
 
 
 def _is_low(low: ConvChain, conv: ConvChain) -> bool:
@@ -112,7 +78,7 @@ def completed(
 ) -> CalibrationTable:
     """The table, the range of every low part being one step of the tensor that it completes."""
     tensors = dict(table.tensors)
-    for low, high in low_parts(net.convs).items():
+    for low, high in low_parts(net).items():
         half = tensors[high].scale / 2
         tensors[low] = from_range(histograms[low], -half, half, METHOD, symmetric)
     return CalibrationTable(tensors)

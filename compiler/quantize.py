@@ -11,9 +11,10 @@ from calib import qparams
 from calib.errors import CalibrationError
 from calib.qparams import F32, I8, I32, QParams
 from calib.table import CalibrationTable
+from compiler.accumulators import prove_int32
 from compiler.errors import AccumulatorOverflowError
 from compiler.floatnet import FloatConv, FloatNetwork
-from compiler.network import Conv, Network, Op, QuantizeInput, Tensor, prove_int32
+from compiler.network import Conv, Network, Op, QuantizeInput, Tensor
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from calib.qparams import input_divisor
+from compiler.accumulators import accumulator_bounds
 from compiler.errors import UnsupportedOperatorError
 from compiler.kernels import move, plain
 from compiler.kernels.choose import conv_kernel
@@ -27,7 +28,6 @@ from compiler.network import (
     QuantizeInput,
     ResizeNearest,
     Size,
-    accumulator_bounds,
     output_size,
 )
 

@@ -32,6 +32,7 @@ COMPILER_ORDER = [
     "judges",
     "host",
     "network",
+    "accumulators",
     "ports",
     "floatnet",
     "lowparts",

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from calib.qparams import QParams
+from compiler.accumulators import accumulator_bounds
 from compiler.kernels import depthwise
 from compiler.kernels.algebra import POINTS, TAPS, Proof, Transform, prove, transform
 from compiler.kernels.blocks import word_elements
@@ -16,7 +17,7 @@ from compiler.kernels.kernel import Kernel
 from compiler.kernels.rows import Layout
 from compiler.kernels.schedule import Read, Stage
 from compiler.kernels.winograd import winograd
-from compiler.network import Conv, Size, accumulator_bounds
+from compiler.network import Conv, Size
 
 # Neighbouring tiles computed together, by lanes. Measured: with 16 lanes a register block holds 4
 # tiles, and more of them only push V and the half-transformed outputs out of the first-level cache.

@@ -2,7 +2,7 @@
 
 acc[y, x, c] = b'[c] + sum over (i, j) of q[y sh - pt + i dh, x sw - pl + j dw, c] w[c, i, j]
 modulo 2^32, on the stored activations, with b' and the border as in `direct`; acc fits int32
-(`network.prove_int32`), so the modulus loses nothing.
+(`accumulators.prove_int32`), so the modulus loses nothing.
 
 A word of lane c holds the activations of one column of the window, 2 rows (int16) or 4 (bytes) of
 channel c, interleaved from as many vectors of the source. It is made once and serves all the pixels

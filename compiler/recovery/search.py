@@ -52,19 +52,20 @@ def search(
         wanted: what `net` makes of the samples.
     """
 
+    units = _movable(net)
+
     def whole(candidate: CalibrationTable) -> CalibrationTable:
         return completed(net, candidate, histograms, symmetric=symmetric)
 
     def error(candidate: CalibrationTable) -> float:
-        moved = [name for names in _movable(net) for name in names]
-        covered = float(np.prod([_covered(candidate[p]) for p in moved]))
+        covered = float(np.prod([_covered(candidate[p]) for names in units for p in names]))
         return wanted.error(model(whole(candidate))) / float(covered**_CAUTION)
 
-    starts = [table, _unclipped(table, histograms, _movable(net), symmetric)]
+    starts = [table, _unclipped(table, histograms, units, symmetric)]
     best, least = min(((t, error(t)) for t in starts), key=lambda start: start[1])
     for _ in range(_SWEEPS):
         before = least
-        for names in _movable(net):
+        for names in units:
             for end in (1,) if symmetric else (1, 0):
                 best, least = _walk(best, least, names, end, histograms, symmetric, error)
         if least > 0.999 * before:
@@ -147,6 +148,6 @@ def _movable(net: FloatNetwork) -> list[tuple[str, ...]]:
     That of the graph input is known, that of a low part follows from the tensor it completes.
     """
     groups = concat_groups(net)
-    fixed = {net.ops[0].output, *low_parts(net.convs)}
+    fixed = {net.ops[0].output, *low_parts(net)}
     units = [next((g for g in groups if p in g), frozenset({p})) for p in net.rounding_points]
     return [tuple(sorted(unit)) for unit in dict.fromkeys(units) if not fixed & unit]

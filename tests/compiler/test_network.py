@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calib.qparams import QParams
+from compiler.accumulators import accumulator_bounds, prove_int32
 from compiler.errors import AccumulatorOverflowError, SizeError
 from compiler.network import (
     Concat,
@@ -20,9 +21,7 @@ from compiler.network import (
     Residual,
     ResizeNearest,
     Tensor,
-    accumulator_bounds,
     output_size,
-    prove_int32,
     sizes,
 )
 from tests.networks import LEAKY, Builder, bicubic_plusplus, espcn
