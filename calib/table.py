@@ -136,28 +136,38 @@ def of_bytes(hist: Histogram, values: F32, symmetric: bool) -> TensorCalibration
     Args:
         values: what the network makes of every byte, binary32 [C, 256].
     """
-    if exact := _lossless(hist, values, symmetric):
-        return exact
+    if is_lossless(values, symmetric):
+        exact = from_range(hist, *_even_range(values, symmetric), LOSSLESS, symmetric)
+        return replace(exact, clipped_fraction=0.0)
     low, high = float(values.min()), float(values.max())
     if symmetric:
         low, high = -max(-low, high), max(-low, high)
     return from_range(hist, min(low, 0.0), max(high, 0.0), BYTES, symmetric)
 
 
-def _lossless(hist: Histogram, values: F32, symmetric: bool) -> TensorCalibration | None:
-    """The calibration that represents every byte exactly, or None where none does."""
+def is_lossless(values: F32, symmetric: bool) -> bool:
+    """Whether every byte is an integer of int8 where the step between bytes is the scale.
+
+    Args:
+        values: what the network makes of every byte, binary32 [C, 256].
+    """
+    if not values[0, -1] > values[0, 0]:
+        return False
+    low, high = _even_range(values, symmetric)
+    q = qparams.symmetric(high) if symmetric else qparams.asymmetric(low, high)
+    steps = values.astype(np.float64) / q.scale
+    integers = np.rint(steps) + q.zero_point
+    exact = np.abs(steps - np.rint(steps)).max() < _ON_A_STEP
+    return bool(exact and integers.min() >= INT8_MIN and integers.max() <= INT8_MAX)
+
+
+def _even_range(values: F32, symmetric: bool) -> tuple[float, float]:
+    """The range whose scale is the step between two bytes."""
     step = float(values[0, -1] - values[0, 0]) / (values.shape[1] - 1)
-    if not step > 0:
-        return None
-    low, high = (-INT8_MAX * step, INT8_MAX * step)
+    low, high = -INT8_MAX * step, INT8_MAX * step
     if not symmetric:
         low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
-    found = from_range(hist, float(np.float32(low)), float(np.float32(high)), LOSSLESS, symmetric)
-    steps = values.astype(np.float64) / found.scale
-    q = np.rint(steps) + found.zero_point
-    exact = np.abs(steps - np.rint(steps)).max() < _ON_A_STEP
-    fits = q.min() >= INT8_MIN and q.max() <= INT8_MAX
-    return replace(found, clipped_fraction=0.0) if exact and fits else None
+    return float(np.float32(low)), float(np.float32(high))
 
 
 def _clipped_fraction(hist: Histogram, low: float, high: float) -> float:

@@ -35,6 +35,7 @@ _PREFIX = "backend.quantize."
 NEAREST = {
     "calibrate_mode": "max",
     "equalize": "false",
+    "centre_image": "false",
     "split_residuals": "false",
     "residual_bits": "8",
     "rounding": "nearest",
@@ -67,6 +68,7 @@ def recipes(file: SpecFile) -> dict[str, Settings]:
     full = {
         "calibrate_mode": wish.calibrate_mode,
         "equalize": str(wish.equalize).lower(),
+        "centre_image": str(wish.centre_image).lower(),
         "split_residuals": str(wish.split_residuals).lower(),
         "residual_bits": str(wish.residual_bits),
         "rounding": wish.rounding,

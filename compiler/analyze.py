@@ -17,9 +17,10 @@ import numpy as np
 from rich.table import Table
 
 from calib import qparams
+from calib.images import byte_values
 from calib.qparams import F32, QParams
 from compiler import bundle as bundle_module
-from compiler import cli, fusion, metrics, mixed, qdq, scaling
+from compiler import cli, fusion, metrics, mixed, qdq, scaling, stages
 from compiler.bundle import Bundle
 from compiler.data import Pair
 from compiler.engine import Engine
@@ -29,7 +30,7 @@ from compiler.floatnet import FloatNetwork
 from compiler.network import Network
 from compiler.progress import Reporter
 from compiler.recovery import equalize
-from compiler.recovery.split import with_residuals
+from compiler.recovery.recipe import rewritten
 from compiler.runner import Session
 from compiler.verify import held_out, pairs_of
 
@@ -107,8 +108,9 @@ def analyze(bundle: Bundle, pairs: Sequence[Pair], reporter: Reporter) -> Analys
 def float_network(bundle: Bundle) -> FloatNetwork:
     """The float network that the bundle's integers stand for: split and equalized like it."""
     net = fusion.fuse(bundle.engine.fp32)
-    wish = bundle.spec.backend.quantize
-    net = with_residuals(net, split=wish.split_residuals, bits=wish.residual_bits)
+    engine, wish = bundle.engine, bundle.spec.backend.quantize
+    chosen = stages.recipe(wish, symmetric=engine.net.symmetric)
+    net = rewritten(net, chosen, byte_values(engine.ops))
     path = bundle.path / "equalization.json"
     if not path.is_file():
         raise BundleError(

@@ -6,17 +6,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
+from onnx.helper import get_attribute_value
 
 from compiler.errors import ModelError, UnsupportedOperatorError
 from compiler.floatnet import FloatConv, FloatNetwork, FloatOp
 from compiler.network import QuantizeInput
+
+Pads = tuple[int, int, int, int]  # top, left, bottom, right
+
+
+@dataclass(frozen=True)
+class Padding:
+    """What stands around a tensor of the network for a node that reads it."""
+
+    source: str
+    pads: Pads = (0, 0, 0, 0)
+    value: float = 0.0
 
 
 class Chains:
@@ -28,6 +40,8 @@ class Chains:
         names: tensor of the graph to tensor of the network.
         uses: how many nodes read a tensor of the graph.
         chains: output of a growing chain to its index in `ops`.
+        padded: what a Pad node makes, by its name in the graph; no tensor of the network.
+        outside: what convolutions that pad the image pad it by, once one does.
         softmax: whether the graph ends in a Softmax of what `ops` compute.
     """
 
@@ -63,6 +77,8 @@ class Chains:
         ]
         self.chains: dict[str, int] = {}  # output of a growing chain -> its index in ops
         self.labels: set[str] = set()
+        self.padded: dict[str, Padding] = {}
+        self.outside: float | None = None
         self.softmax = False
 
     def network(self) -> FloatNetwork:
@@ -111,6 +127,8 @@ class Chains:
     def tensor(self, node: onnx.NodeProto, index: int) -> str:
         """The network's name of a data input; from here on the chain that made it is closed."""
         name = node.input[index]
+        if name in self.padded:
+            raise unsupported(node, f"only convolutions may read {name!r}, which a Pad makes")
         if name not in self.names:
             raise unsupported(node, f"its input {name!r} is a constant")
         self.chains.pop(self.names[name], None)
@@ -163,6 +181,17 @@ def unsupported(node: onnx.NodeProto, why: str) -> UnsupportedOperatorError:
         where=f"node {node.name or node.output[0]} ({node.op_type})",
         fix="replace the node, or cut the graph there; docs/semantics.md says what is defined",
     )
+
+
+def invalid(node: onnx.NodeProto, what: str, fix: str = "export the network again") -> ModelError:
+    """What ONNX itself does not allow, of one node."""
+    return ModelError(what, where=f"node {node.name or node.output[0]} ({node.op_type})", fix=fix)
+
+
+def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
+    """The attributes by name, strings as such."""
+    values = {a.name: get_attribute_value(a) for a in node.attribute}
+    return {k: v.decode(errors="replace") if isinstance(v, bytes) else v for k, v in values.items()}
 
 
 def _array(tensor: onnx.TensorProto) -> NDArray[Any]:

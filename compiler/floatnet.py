@@ -49,6 +49,11 @@ class FloatNetwork:
         assert isinstance(first, QuantizeInput)
         return first
 
+    def outside(self, name: str) -> float:
+        """What convolutions that read a tensor see outside the image."""
+        first = self.quantize_input
+        return first.outside if name == first.output else 0.0
+
     @property
     def convs(self) -> tuple[FloatConv, ...]:
         """The convolutions, in topological order."""

@@ -126,7 +126,7 @@ def _layouts(net: Network, known: Mapping[str, Size], isa: Isa) -> dict[str, Lay
             right=right,
             top=top,
             bottom=bottom,
-            fill=net.tensors[name].q.zero_point + isa.offset,
+            fill=net.padding(name) + isa.offset,
         )
         for name, (top, left, bottom, right) in borders.items()
     }

@@ -117,11 +117,15 @@ class QuantizeInput(_OneInput):
 
     float32: clamp(rne((x - mean[c]) / d[c]) + z), d[c] = std[c] * s (`qparams.quantize_normalized`;
     mean 0 and std 1 is Quantize itself). uint8: `table[c, u]` (int8 [C, 256]).
+
+    Attributes:
+        outside: normalized value that convolutions see outside the image, see `recovery.centre`.
     """
 
     table: I8 | None = None
     mean: F32 = field(default_factory=lambda: np.zeros(1, np.float32))  # [C] or [1]
     std: F32 = field(default_factory=lambda: np.ones(1, np.float32))  # [C] or [1], positive
+    outside: float = 0.0
 
     @property
     def normalizes(self) -> bool:
@@ -206,11 +210,23 @@ class Network:
         return replace(self, softmax=False)
 
     @property
+    def symmetric(self) -> bool:
+        """Whether no tensor has a zero point."""
+        return all(t.qparams is None or t.qparams.zero_point == 0 for t in self.tensors.values())
+
+    @property
     def quantize_input(self) -> QuantizeInput:
         """The first operator."""
         first = self.ops[0]
         assert isinstance(first, QuantizeInput)
         return first
+
+    def padding(self, name: str) -> int:
+        """What convolutions that read an int8 tensor see outside the image."""
+        first, q = self.quantize_input, self.tensors[name].q
+        if name != first.output:
+            return q.zero_point
+        return int(qparams.quantize(np.array(first.outside, np.float32), q))
 
     @property
     def input_tensor(self) -> Tensor:

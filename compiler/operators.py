@@ -7,15 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import onnx
-from onnx.helper import get_attribute_value
 
 from calib.qparams import F32, F64
-from compiler.chains import Chains, unsupported
-from compiler.errors import ModelError
+from compiler.chains import Chains, attributes_of, invalid, unsupported
 from compiler.floatnet import FloatConv
 from compiler.network import (
     Activation,
@@ -28,31 +25,33 @@ from compiler.network import (
     Size,
     Step,
 )
+from compiler.padding import pad, padding_before, pads_of
 
 
 def _conv(reader: Chains, node: onnx.NodeProto) -> None:
-    source = reader.tensor(node, 0)
     weight = reader.constant(node, 1).astype(np.float32)
     if weight.ndim != 4:
         raise unsupported(node, f"its weight has {weight.ndim} dimensions; only 2-D is defined")
     out = len(weight)
     bias = reader.constant(node, 2) if len(node.input) > 2 and node.input[2] else np.zeros(out)
-    attributes = _attributes(node)
+    attributes = attributes_of(node)
     dilations = _pair(attributes.get("dilations", [1, 1]))
     kernel = (weight.shape[2], weight.shape[3])
     strides = _pair(attributes.get("strides", [1, 1]))
+    padding = padding_before(reader, node, pads_of(node, kernel, strides, dilations))
     conv = FloatConv(
         name=reader.label(node),
-        input=source,
+        input=padding.source,
         output=node.output[0],
         weight=weight,
         bias=bias.astype(np.float32),
         strides=strides,
-        pads=_pads(node, attributes, kernel, strides, dilations),
+        pads=padding.pads,
         dilations=dilations,
         groups=int(attributes.get("group", 1)),
     )
-    _require_fit(node, conv, reader.channels[source], _pair(attributes.get("kernel_shape", kernel)))
+    channels = reader.channels[padding.source]
+    _require_fit(node, conv, channels, _pair(attributes.get("kernel_shape", kernel)))
     reader.add(conv, node, out)
     reader.chains[conv.output] = len(reader.ops) - 1
 
@@ -66,16 +65,12 @@ def _require_fit(node: onnx.NodeProto, conv: FloatConv, channels: int, kernel: S
     grouped = conv.groups > 0 and per_group * conv.groups == channels and out % conv.groups == 0
     shaped = conv.weight.size > 0 and conv.kernel == kernel and conv.bias.shape == (out,)
     if not (grouped and shaped):
-        raise _invalid(
+        raise invalid(
             node,
             f"its weight {list(conv.weight.shape)} and bias {list(conv.bias.shape)} do not fit "
             f"{channels} input channels, {conv.groups} groups and a window of {list(kernel)}",
             "correct the channels in frontend.shape, or export the network again",
         )
-
-
-def _invalid(node: onnx.NodeProto, what: str, fix: str = "export the network again") -> ModelError:
-    return ModelError(what, where=f"node {node.name or node.output[0]} ({node.op_type})", fix=fix)
 
 
 def _activation(reader: Chains, node: onnx.NodeProto) -> None:
@@ -89,7 +84,7 @@ def _activation(reader: Chains, node: onnx.NodeProto) -> None:
         alpha = slope.reshape(-1)
     else:
         default = 0.0 if node.op_type == "Relu" else 0.01
-        alpha = np.array([_attributes(node).get("alpha", default)], np.float32)
+        alpha = np.array([attributes_of(node).get("alpha", default)], np.float32)
     reader.grow(node, 0, _followed_by(Activation(alpha)))
 
 
@@ -156,7 +151,7 @@ def _gain_and_offset(reader: Chains, node: onnx.NodeProto, index: int) -> tuple[
             return constant, zero
         case _:
             if not constant.all():
-                raise _invalid(node, "it divides by zero")
+                raise invalid(node, "it divides by zero")
             return 1 / constant, zero
 
 
@@ -182,12 +177,12 @@ def _shortest(values: F32) -> F32:
 
 
 def _depth_to_space(reader: Chains, node: onnx.NodeProto) -> None:
-    attributes = _attributes(node)
+    attributes = attributes_of(node)
     source, block = reader.tensor(node, 0), int(attributes["blocksize"])
     mode = attributes.get("mode", "DCR")
     channels, rest = divmod(reader.channels[source], block * block)
     if rest or not channels or mode not in ("CRD", "DCR"):
-        raise _invalid(
+        raise invalid(
             node,
             f"it cannot make blocks of {block} in mode {mode} of "
             f"{reader.channels[source]} channels",
@@ -197,7 +192,7 @@ def _depth_to_space(reader: Chains, node: onnx.NodeProto) -> None:
 
 
 def _concat(reader: Chains, node: onnx.NodeProto) -> None:
-    if _attributes(node)["axis"] not in (1, -3):
+    if attributes_of(node)["axis"] not in (1, -3):
         raise unsupported(node, "only a Concat of channels (axis 1) is defined")
     sources = tuple(reader.tensor(node, i) for i in range(len(node.input)))
     channels = sum(reader.channels[s] for s in sources)
@@ -205,7 +200,7 @@ def _concat(reader: Chains, node: onnx.NodeProto) -> None:
 
 
 def _max_pool(reader: Chains, node: onnx.NodeProto) -> None:
-    attributes = _attributes(node)
+    attributes = attributes_of(node)
     if attributes.get("ceil_mode", 0) or set(attributes.get("dilations", [1])) != {1}:
         raise unsupported(node, "ceil_mode and dilations are not defined")
     if len(node.output) > 1:
@@ -213,7 +208,7 @@ def _max_pool(reader: Chains, node: onnx.NodeProto) -> None:
     source = reader.tensor(node, 0)
     kernel = _pair(attributes["kernel_shape"])
     strides = _pair(attributes.get("strides", [1, 1]))
-    pads = _pads(node, attributes, kernel, strides, (1, 1))
+    pads = pads_of(node, kernel, strides, (1, 1))
     if max(pads[0], pads[2]) >= kernel[0] or max(pads[1], pads[3]) >= kernel[1]:
         raise unsupported(node, f"its padding {pads} is not smaller than its window {kernel}")
     op = MaxPool(reader.label(node), source, node.output[0], kernel, strides, pads)
@@ -221,7 +216,7 @@ def _max_pool(reader: Chains, node: onnx.NodeProto) -> None:
 
 
 def _resize(reader: Chains, node: onnx.NodeProto) -> None:
-    attributes = _attributes(node)
+    attributes = attributes_of(node)
     nearest = attributes.get("mode", "nearest") == "nearest"
     floor = (
         attributes.get("coordinate_transformation_mode", "half_pixel") == "asymmetric"
@@ -241,7 +236,7 @@ def _resize(reader: Chains, node: onnx.NodeProto) -> None:
 
 def _softmax(reader: Chains, node: onnx.NodeProto) -> None:
     """The head: no operator of the integer network, which ends at its input."""
-    if _attributes(node).get("axis", -1) not in (1, -3):
+    if attributes_of(node).get("axis", -1) not in (1, -3):
         raise unsupported(node, "only a Softmax over the channels (axis 1) is defined")
     if node.output[0] != reader.output.name or reader.uses[node.output[0]] != 1:
         raise unsupported(node, "a Softmax is defined only as the last operator, read by no other")
@@ -249,33 +244,8 @@ def _softmax(reader: Chains, node: onnx.NodeProto) -> None:
     reader.softmax = True
 
 
-def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    values = {a.name: get_attribute_value(a) for a in node.attribute}
-    return {k: v.decode(errors="replace") if isinstance(v, bytes) else v for k, v in values.items()}
-
-
 def _pair(values: list[int]) -> Size:
     return int(values[0]), int(values[1])
-
-
-def _pads(
-    node: onnx.NodeProto, attributes: dict[str, Any], kernel: Size, strides: Size, dil: Size
-) -> tuple[int, int, int, int]:
-    auto = attributes.get("auto_pad", "NOTSET")
-    if auto == "NOTSET":
-        top, left, bottom, right = attributes.get("pads", [0, 0, 0, 0])
-        if min(top, left, bottom, right) < 0:
-            raise unsupported(node, "negative padding is not defined")
-        return top, left, bottom, right
-    if auto == "VALID":
-        return 0, 0, 0, 0
-    if auto not in ("SAME_UPPER", "SAME_LOWER"):
-        raise _invalid(node, f"its auto_pad {auto!r} is not known")
-    if strides != (1, 1):
-        raise unsupported(node, f"auto_pad {auto} with strides depends on the image size")
-    high, wide = (dil[i] * (kernel[i] - 1) for i in (0, 1))
-    low = (high // 2, wide // 2) if auto == "SAME_UPPER" else (high - high // 2, wide - wide // 2)
-    return low[0], low[1], high - low[0], wide - low[1]
 
 
 READERS: dict[str, Callable[[Chains, onnx.NodeProto], None]] = {
@@ -290,6 +260,7 @@ READERS: dict[str, Callable[[Chains, onnx.NodeProto], None]] = {
     "DepthToSpace": _depth_to_space,
     "Concat": _concat,
     "MaxPool": _max_pool,
+    "Pad": pad,
     "Resize": _resize,
     "Softmax": _softmax,
 }

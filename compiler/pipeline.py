@@ -40,8 +40,7 @@ from compiler.network import Network
 from compiler.progress import Reporter
 from compiler.recovery import equalize
 from compiler.recovery.equalize import Equalization
-from compiler.recovery.recipe import Recipe
-from compiler.recovery.split import with_residuals
+from compiler.recovery.recipe import Recipe, rewritten
 from compiler.scaling import scaling
 from compiler.spec import SpecFile
 from compiler.stages import CalibrationInputs
@@ -186,8 +185,8 @@ def _calibrate(site: _Site, loaded: _Model) -> _Calibration:
     _warn(reporter, photos.warnings)
     reporter.stage(f"calibrate  {len(photos.photos)} images of {photos.source}")
     inputs = CalibrationInputs(site.file, photos, site.store, site.host.threads, reporter)
-    recipe = stages.recipe(wish, site.target)
-    plain = with_residuals(loaded.floats, split=recipe.split_residuals, bits=recipe.residual_bits)
+    recipe = stages.recipe(wish, symmetric=site.target.symmetric)
+    plain = rewritten(loaded.floats, recipe, inputs.byte_values)
     scales = stages.channel_scales(inputs, plain, recipe)
     floats = equalize.equalize(plain, scales.factors)
     observed = stages.observe(inputs, floats)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -48,6 +48,10 @@ def quantize(
     for op in net.ops:
         if isinstance(op, FloatConv):
             ops.append(_integer_conv(op, tensors[op.input].q, weights[op.name]))
+        elif isinstance(op, QuantizeInput):
+            outside = qparams.quantize(np.array([op.outside], np.float32), tensors[op.output].q)
+            rounded = qparams.dequantize(outside, tensors[op.output].q).item()
+            ops.append(replace(op, outside=rounded))
         else:
             ops.append(op)
     result = Network(net.name, tuple(ops), tensors, net.input, net.output, net.softmax)

@@ -75,7 +75,7 @@ def _quantize_input(op: QuantizeInput, net: Network, values: Values) -> Array:
 def _conv(op: Conv, net: Network, values: Values) -> Array:
     x = net.tensors[op.input].q
     out = net.tensors[op.output]
-    padded = _pad(values[op.input], op.pads, x.zero_point)
+    padded = _pad(values[op.input], op.pads, net.padding(op.input))
     _, height, width = values[op.input].shape
     rows, cols = output_size(op, (height, width))
     multiplier = _multiplier(op, x.scale, out)
@@ -122,16 +122,17 @@ def _im2col(op: ConvChain, padded: Array, zero_point: int, top: int, bottom: int
     return out.reshape(len(padded) * kh * kw, rows * cols)
 
 
-def columns(op: ConvChain, x: Array, zero_point: int) -> F64:
-    """All im2col columns of x - zero_point, padded with real zeros.
+def columns(op: ConvChain, x: Array, zero_point: int, outside: float) -> F64:
+    """All im2col columns of x - zero_point.
 
     Args:
         x: int8 or float32 [I, H, W], the inputs of one group.
+        outside: what stands outside the image.
     Returns:
         binary64 [I * kh * kw, output rows * output columns], rows ordered as the weights.
     """
     rows, cols = output_size(op, (x.shape[1], x.shape[2]))
-    return _im2col(op, _pad(x, op.pads, zero_point), zero_point, 0, rows, cols)
+    return _im2col(op, _pad(x, op.pads, outside), zero_point, 0, rows, cols)
 
 
 def _bands(op: Conv, rows: int, cols: int) -> Iterator[tuple[int, int]]:

@@ -83,6 +83,8 @@ class Quantize(_Part):
         equalize: cross-layer equalization of channel ranges, see `compiler.recovery`.
         split_residuals: compute a cheap convolution twice where its output is also a residual, so
             that equalization can scale both freely, see `compiler.recovery.split`.
+        centre_image: shift an 8-bit image so that int8 holds it without loss, see
+            `compiler.recovery.centre`.
         residual_bits: 16 holds the residuals that cheap convolutions make in two int8 tensors,
             see `compiler.lowparts`.
         rounding: of the weights, to nearest or GPTQ with a least-squares target.
@@ -99,6 +101,7 @@ class Quantize(_Part):
     skip_conv_layers: list[int] | None = None
     equalize: bool = False
     split_residuals: bool = False
+    centre_image: bool = False
     residual_bits: Literal[8, 16] = 8
     rounding: Literal["nearest", "gptq"] = "nearest"
     search: Literal["none", "output"] = "none"

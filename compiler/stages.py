@@ -13,6 +13,7 @@ import onnx
 
 from calib.images import ProcessOp, byte_values
 from calib.methods import Method, method
+from calib.qparams import F32
 from calib.table import CalibrationTable
 from compiler import bundle, calibrate, dataset, judges, model, qdq, simplify, store, torchscript
 from compiler.calibrate import Observed
@@ -129,6 +130,11 @@ class CalibrationInputs:
         assert self.file.spec.dataset is not None
         return self.file.spec.dataset.process_ops
 
+    @property
+    def byte_values(self) -> F32 | None:
+        """What pre-processing makes of every byte: binary32 [C, 256]."""
+        return byte_values(self.ops)
+
     @functools.cached_property
     def samples(self) -> Samples:
         """The pixels that recovery learns from."""
@@ -147,14 +153,15 @@ class CalibrationInputs:
         )
 
 
-def recipe(wish: Quantize, target: Target) -> Recipe:
+def recipe(wish: Quantize, *, symmetric: bool) -> Recipe:
     """How float becomes int8, from the spec's wishes and the target's activations."""
     return Recipe(
-        symmetric=target.symmetric,
+        symmetric=symmetric,
         per_channel=wish.quantize_per_channel,
         power2=wish.weight_scale == "power2",
         equalize=wish.equalize,
         split_residuals=wish.split_residuals,
+        centre_image=wish.centre_image,
         residual_bits=wish.residual_bits,
         rounding=wish.rounding,
         search=wish.search,
@@ -196,10 +203,10 @@ def thresholds(
 ) -> tuple[CalibrationTable, tuple[str, ...]]:
     """The range of every rounding point by the spec's method, and reasons to doubt them."""
     wish = inputs.file.spec.backend.quantize
-    of_bytes = byte_values(inputs.ops)
 
     def choose(chosen: Method) -> tuple[CalibrationTable, tuple[str, ...]]:
-        return calibrate.choose(floats, observed, chosen, symmetric=symmetric, byte_values=of_bytes)
+        known = inputs.byte_values
+        return calibrate.choose(floats, observed, chosen, symmetric=symmetric, byte_values=known)
 
     if wish.calibrate_mode != AUTO:
         return choose(method(wish.calibrate_mode, wish.calibrate_range))

@@ -100,6 +100,15 @@ class Graph:
         channels = sum(self.channels[name] for name in inputs)
         return self.node("Concat", *inputs, channels=channels, axis=1)
 
+    def pad(self, *ends: int, value: float | None = None, axes: list[int] | None = None) -> str:
+        """Pads by a constant; `ends` are those of all axes, or of `axes`."""
+        inputs = [self.last, self.constant(np.array(ends, np.int64))]
+        if value is not None or axes is not None:
+            inputs.append("" if value is None else self.constant(np.float32(value)))
+        if axes is not None:
+            inputs.append(self.constant(np.array(axes, np.int64)))
+        return self.node("Pad", *inputs)
+
     def max_pool(
         self,
         kernel: tuple[int, int] = (2, 2),
@@ -238,6 +247,21 @@ def two_chains(seed: int = 5) -> Graph:
     return g
 
 
+def padded(seed: int = 7) -> Graph:
+    """Pad nodes of the image, by a number of its own, and of what a convolution makes."""
+    g = Graph(3, seed=seed)
+    g.pad(0, 0, 1, 2, 0, 0, 1, 0, value=0.4)
+    first = g.conv(4, bias=True, pads=(0, 0, 0, 0))
+    g.last = "input"
+    g.pad(0, 0, 0, 0, 0, 0, 0, 2, value=0.4)
+    g.conv(4, (1, 3), pads=(0, 0, 0, 0))
+    g.add(first)
+    g.relu()
+    g.pad(0, 0, 1, 0, 0, 0, 1, 1)
+    g.conv(3, pads=(0, 1, 0, 0))
+    return g
+
+
 def normalized(seed: int = 6) -> Graph:
     """An image normalized per channel in two steps, and arithmetic behind convolutions."""
     g = Graph(3, seed=seed)
@@ -263,6 +287,7 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
         branches,
         two_chains,
         normalized,
+        padded,
     )
 }
 """Every graph that can be built, by name; all take sizes that are multiples of four."""

@@ -2,7 +2,7 @@
 
 acc[y, x, o] = b'[o] + sum over (i, j, c) of q[y sh - pt + i dh, x sw - pl + j dw, c] w[o, c, i, j]
 modulo 2^32, on the stored activations q + offset; the zero point and the offset are folded into
-the bias, b' = b - (z + offset) sum w, and the border holds real zeros. acc itself fits int32
+the bias, b' = b - (z + offset) sum w, and the border holds the padding. acc itself fits int32
 (`accumulators.prove_int32`), so the modulus loses nothing.
 
 Where the pixels of a row of taps touch (dilation 1, all channels), the taps of a kernel row are one

@@ -16,13 +16,13 @@ SLACK = 64  # bytes after a row that a vector load may touch
 
 @dataclass(frozen=True)
 class Layout:
-    """Layout of one stored tensor: rows of pixels of channels, with a border of stored zeros.
+    """Layout of one stored tensor: rows of pixels of channels, with a border around.
 
     Attributes:
         channels, height, width: of the tensor.
         left, right: border pixels beside each row.
         top, bottom: border rows.
-        fill: the stored form of a real zero, z + offset.
+        fill: what the border holds, in stored form: `Network.padding` + offset.
     """
 
     channels: int
@@ -71,7 +71,7 @@ class Rows:
         return let(T.max(T.min(y + self.layout.top, i32(last)), i32(0)))
 
     def fill_row(self, y: Expr) -> None:
-        """Row y becomes zeros, border included: padding outside the image."""
+        """Row y, border included, becomes what stands outside the image."""
         slot, layout = self.slot(y), self.layout
         with serial(layout.stride // LINE) as i:
             store(

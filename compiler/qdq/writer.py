@@ -62,6 +62,7 @@ class _Writer:
         self.initializers: list[onnx.TensorProto] = []
         self.inner: list[onnx.ValueInfoProto] = []
         self.floats = {graph_input: graph_input}
+        self.outside: dict[str, float] = {}  # of the tensor that Pad nodes pad, what they write
 
     def write(
         self,
@@ -140,6 +141,7 @@ class _Writer:
                 value = self.node(node, [value, operand], self.fresh(f"{value}_{node.lower()}"))
                 self.declare(value, self.channels[op.input])
         self.floats[op.output] = value
+        self.outside = {op.output: op.outside}
         if op.output in scales:
             dequantized = self.fresh(f"{op.output}_dq")
             self.round_trip(value, op.output, dequantized, scales[op.output])
@@ -153,14 +155,15 @@ class _Writer:
             else self.float_weights(op)
         )
         stages = [self.fresh(f"{op.output}_{i}") for i in range(len(op.steps))] + [op.output]
+        source, pads = self.padded(op)
         value = self.node(
             "Conv",
-            [self.floats[op.input], *weights],
+            [source, *weights],
             stages[0],
             name=op.name,
             kernel_shape=op.weight.shape[2:],
             strides=op.strides,
-            pads=op.pads,
+            pads=pads,
             dilations=op.dilations,
             group=op.groups,
         )
@@ -177,6 +180,20 @@ class _Writer:
             self.round_trip(op.output, quantized, value, scales[op.output])
             self.declare(quantized, len(op.weight), TensorProto.INT8)
         self.floats[op.output] = value
+
+    def padded(self, op: Conv | FloatConv) -> tuple[str, tuple[int, ...]]:
+        """The convolution's input and its pads: none behind a Pad node of something else than 0."""
+        source, value = self.floats[op.input], self.outside.get(op.input, 0.0)
+        if not (value and any(op.pads)):
+            return source, op.pads
+        top, left, bottom, right = op.pads
+        inputs = [
+            self.constant(f"{op.name}.pads", np.array([0, 0, top, left, 0, 0, bottom, right])),
+            self.constant(f"{op.name}.outside", np.array(value, np.float32)),
+        ]
+        padded = self.node("Pad", [source, *inputs], self.fresh(f"{op.name}_padded"))
+        self.declare(padded, self.channels[op.input])
+        return padded, (0, 0, 0, 0)
 
     def float_weights(self, op: FloatConv) -> list[str]:
         names = [self.constant(f"{op.name}.weight", op.weight)]

@@ -79,9 +79,10 @@ def gptq(
     with threadpool_limits(limits=1):
         for i, op in enumerate(net.ops):
             if isinstance(op, FloatConv):
-                x = rounded.network(table).tensors[op.input].q
-                moments = _moments(op, net, x.zero_point, samples, values)
-                weight, bias = _round_layer(op, moments, x.scale, per_channel, power2)
+                integer = rounded.network(table)
+                s_x = integer.tensors[op.input].q.scale
+                moments = _moments(op, net, integer, samples, values)
+                weight, bias = _round_layer(op, moments, s_x, per_channel, power2)
                 rounded = _with_layer(rounded, op, weight, bias)
             integer = rounded.network(table)
             later = {name for o in net.ops[i + 1 :] for name in o.inputs}
@@ -112,11 +113,12 @@ class _Moments:
 def _moments(
     op: FloatConv,
     net: FloatNetwork,
-    zero_point: int,
+    integer: Network,
     samples: Samples,
     values: Sequence[Mapping[str, reference.Array]],
 ) -> list[_Moments]:
     floats = FloatValues(net, [op.input])
+    zero_point, fill = integer.tensors[op.input].q.zero_point, integer.padding(op.input)
     inputs = op.weight.shape[1]
     n = int(np.prod(op.weight.shape[1:])) + 1
     h, c = np.zeros((op.groups, n, n)), np.zeros((op.groups, n, n))
@@ -124,8 +126,8 @@ def _moments(
         exact = floats.of(tile)[op.input]
         for g in range(op.groups):
             part = slice(g * inputs, (g + 1) * inputs)
-            u_q = _columns(op, known[op.input][part], zero_point)
-            u_f = _columns(op, exact[part], 0)
+            u_q = _columns(op, known[op.input][part], zero_point, fill)
+            u_f = _columns(op, exact[part], 0, net.outside(op.input))
             if op.input != net.ops[0].output:
                 kept = _unsaturated(u_q, zero_point)
                 u_q, u_f = u_q[:, kept], u_f[:, kept]
@@ -145,9 +147,9 @@ def _unsaturated(u_q: F64, zero_point: int) -> NDArray[np.bool_]:
     return kept if kept.mean() > 0.5 else np.ones_like(kept)
 
 
-def _columns(op: ConvChain, x: reference.Array, zero_point: int) -> F64:
+def _columns(op: ConvChain, x: reference.Array, zero_point: int, outside: float) -> F64:
     """im2col columns of x - zero_point over a row of ones: binary64 [n + 1, positions]."""
-    columns = reference.columns(op, x, zero_point)
+    columns = reference.columns(op, x, zero_point, outside)
     return np.concatenate([columns, np.ones((1, columns.shape[1]))])
 
 

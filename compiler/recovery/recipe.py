@@ -9,11 +9,12 @@ from typing import Literal
 import onnx
 
 from calib.histogram import Histogram
+from calib.qparams import F32
 from calib.table import CalibrationTable
 from compiler import qdq
 from compiler.floatnet import FloatNetwork
 from compiler.network import Network
-from compiler.recovery import gptq, scales, sensitivity
+from compiler.recovery import centre, gptq, scales, sensitivity, split
 from compiler.recovery.equalize import Equalization
 from compiler.recovery.gptq import Rounded
 from compiler.recovery.samples import Samples
@@ -30,6 +31,7 @@ class Recipe:
     Attributes:
         symmetric: activations have no zero point.
         split_residuals: residuals have tensors of their own where that is cheap (`split`).
+        centre_image: 8-bit images are held without loss (`centre`).
         residual_bits: 16 gives residuals a low part where that is cheap (`lowparts`).
         search: `output` refines the thresholds by the output error.
     """
@@ -39,6 +41,7 @@ class Recipe:
     power2: bool = False
     equalize: bool = False
     split_residuals: bool = False
+    centre_image: bool = False
     residual_bits: Literal[8, 16] = 8
     rounding: Literal["nearest", "gptq"] = "nearest"
     search: Literal["none", "output"] = "none"
@@ -48,6 +51,19 @@ class Recipe:
     def needs_samples(self) -> bool:
         """Whether any step looks at images beyond the histograms."""
         return self.equalize or self.rounding == "gptq" or self.search == "output"
+
+
+def rewritten(net: FloatNetwork, recipe: Recipe, byte_values: F32 | None) -> FloatNetwork:
+    """The same function, in the operators that the recipe asks for.
+
+    Args:
+        byte_values: what pre-processing makes of every byte (`calib.images.byte_values`).
+    """
+    if recipe.centre_image:
+        net = centre.centred(net, byte_values, symmetric=recipe.symmetric)
+    if recipe.split_residuals:
+        net = split.split_residuals(net)
+    return split.with_low_parts(net) if recipe.residual_bits == 16 else net
 
 
 def equalization(net: FloatNetwork, samples: Samples, recipe: Recipe) -> Equalization:

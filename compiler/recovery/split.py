@@ -22,12 +22,6 @@ from compiler.network import Residual, Step
 MAX_SHARE = 0.03  # of the network's weights (1.7 % on Bicubic++ 3x)
 
 
-def with_residuals(net: FloatNetwork, *, split: bool, bits: int) -> FloatNetwork:
-    """The same function, its residuals held as a spec asks."""
-    net = split_residuals(net) if split else net
-    return with_low_parts(net) if bits == 16 else net
-
-
 def split_residuals(net: FloatNetwork, max_share: float = MAX_SHARE) -> FloatNetwork:
     """The same function, with a copy of each cheap convolution whose output is also a residual.
 

@@ -8,17 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from calib import qparams
 from calib.histogram import Histogram, Range
 from calib.images import Normalize, ToTensor, write_image
 from calib.methods import Max, Mse
 from calib.qparams import QParams
-from calib.table import CalibrationTable, calibrate, from_range
+from calib.table import CalibrationTable, calibrate, from_range, of_bytes
 from compiler import fusion, qdq, reference
 from compiler.dataset import Photo
 from compiler.float_values import FloatValues
 from compiler.floatnet import FloatNetwork
 from compiler.network import Network
 from compiler.recovery import auto, equalize, gptq, sensitivity
+from compiler.recovery.centre import centred
 from compiler.recovery.channels import FIXED, channel_classes, groups
 from compiler.recovery.recipe import Recipe, equalization, integer_network
 from compiler.recovery.samples import Samples, sample
@@ -335,3 +337,40 @@ def test_the_error_is_a_mean_over_values_not_over_samples() -> None:
     both = Wanted.of(net, Samples((small, large)))
     assert both.error(coarse) == pytest.approx(np.average(single, weights=sizes), rel=1e-12)
     assert both.error(qdq.write_float(net)) < 1e-12
+
+
+BYTES = np.repeat(np.arange(256, dtype=np.float32)[None] / np.float32(255), 3, axis=0)
+
+
+@pytest.mark.parametrize("name", ["bicubic_plusplus", "two_chains", "padded"])
+def test_centred_images_lose_nothing_and_keep_the_function(name: str) -> None:
+    """Random bytes, borders and all; the first rounding gives them back one by one."""
+    net = network(name)
+    moved = centred(net, BYTES, symmetric=True)
+    first = moved.quantize_input
+    values = first.normalized(BYTES)[:, None]
+    seen = Histogram.empty(Range.of(values, "x")).add(values, "x")
+    table = of_bytes(seen, values[:, 0], True)
+    assert table.method == "lossless"
+    np.testing.assert_array_equal(
+        qparams.quantize(first.normalized(BYTES), table.qparams)[0], np.arange(-128, 128)
+    )
+    rng = np.random.default_rng(0)
+    x = (rng.integers(0, 256, (1, 3, 16, 20)) / 255).astype(np.float32)
+    a, b = (FloatValues(n, [n.output]).of(x)[n.output] for n in (net, moved))
+    np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-5 * np.abs(a).max())
+    assert centred(moved, BYTES, symmetric=True) is moved
+
+
+def test_an_image_is_centred_only_where_that_helps_and_can_be() -> None:
+    net = network("bicubic_plusplus")
+    assert centred(net, BYTES, symmetric=False) is net  # a zero point does the same
+    assert centred(net, None, symmetric=True) is net
+    assert centred(net, BYTES**2, symmetric=True) is net  # no equal steps
+    assert centred(net, BYTES * [[1], [2], [1]], symmetric=True) is net
+    g = Graph(3)
+    g.conv(3)
+    g.add("input")
+    g.conv(2)
+    added = fusion.fuse(g.model())
+    assert centred(added, BYTES, symmetric=True) is added
