@@ -109,7 +109,7 @@ def float_network(bundle: Bundle) -> FloatNetwork:
     """The float network that the bundle's integers stand for: split and equalized like it."""
     net = fusion.fuse(bundle.engine.fp32)
     engine, wish = bundle.engine, bundle.spec.backend.quantize
-    chosen = stages.recipe(wish, symmetric=engine.net.symmetric)
+    chosen = stages.recipe(wish, net, symmetric=engine.net.symmetric)
     net = rewritten(net, chosen, byte_values(engine.ops))
     path = bundle.path / "equalization.json"
     if not path.is_file():

@@ -30,7 +30,7 @@ from compiler.dataset import Photo, Rgb
 from compiler.errors import ShapeError, SizeError
 from compiler.float_values import FloatValues
 from compiler.floatnet import FloatConv, FloatNetwork
-from compiler.lowparts import completed, low_parts
+from compiler.lowparts import completed, derived
 from compiler.network import Concat, QuantizeInput, sizes
 from compiler.progress import Reporter
 from compiler.shapes import MAX_ELEMENTS
@@ -172,13 +172,13 @@ def choose(
         The table and warnings: thresholds that still move between two halves of the images, and
         visible clipping.
     """
-    first, derived = net.quantize_input, low_parts(net)
+    first, follow = net.quantize_input, derived(net)
 
     def table(histograms: Mapping[str, Histogram]) -> CalibrationTable:
         own = {
             n: calib_table.calibrate(h, method, symmetric)
             for n, h in histograms.items()
-            if n not in derived
+            if n not in follow
         }
         shared: dict[str, TensorCalibration] = {}
         for group in concat_groups(net):

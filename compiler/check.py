@@ -75,15 +75,21 @@ def _network_reasons(file: SpecFile) -> tuple[Reason, ...]:
     checkpoint = Path(frontend.checkpoint)
     if not _is_there(checkpoint):
         return ()
-    from compiler import model, simplify, stages  # slow to import; most specs' files are elsewhere
+    from compiler import (  # slow to import; most specs' files are elsewhere
+        fusion,
+        model,
+        simplify,
+        stages,
+    )
 
     shape = {name: tuple(dims) for name, dims in frontend.shape.items()}
     try:
         if frontend.type == "pytorch":
             torchscript.require_archive(checkpoint)
         elif not _NETWORK_BYTES < checkpoint.stat().st_size <= model.MAX_MODEL_BYTES:
-            graph = simplify.supported(model.load(checkpoint, shape))
-            stages.require_operators(stages.with_head(graph, file), targets.load(file))
+            graph = stages.with_head(simplify.supported(model.load(checkpoint, shape)), file)
+            stages.require_operators(graph, targets.load(file))
+            stages.require_layers(file, fusion.fuse(graph))
     except SpecError as error:
         return (_reason(error),)
     except ModelError as error:

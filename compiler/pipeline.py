@@ -176,6 +176,7 @@ def _model(site: _Site) -> _Model:
         fp32 = stages.with_head(stages.simplified(loaded, site.store, reporter), site.file)
     floats = fuse(fp32)
     stages.require_operators(fp32, site.target)
+    stages.require_layers(site.file, floats)
     return _Model(fp32, floats, stats.network_stats(floats, frontend.size))
 
 
@@ -185,7 +186,7 @@ def _calibrate(site: _Site, loaded: _Model) -> _Calibration:
     _warn(reporter, photos.warnings)
     reporter.stage(f"calibrate  {len(photos.photos)} images of {photos.source}")
     inputs = CalibrationInputs(site.file, photos, site.store, site.host.threads, reporter)
-    recipe = stages.recipe(wish, symmetric=site.target.symmetric)
+    recipe = stages.recipe(wish, loaded.floats, symmetric=site.target.symmetric)
     plain = rewritten(loaded.floats, recipe, inputs.byte_values)
     scales = stages.channel_scales(inputs, plain, recipe)
     floats = equalize.equalize(plain, scales.factors)

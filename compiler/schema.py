@@ -87,6 +87,8 @@ class Quantize(_Part):
             `compiler.recovery.centre`.
         residual_bits: 16 holds the residuals that cheap convolutions make in two int8 tensors,
             see `compiler.lowparts`.
+        wide_layers: layers (nodes, or numbers of convolutions) that read 16 bits, see
+            `compiler.recovery.wide`.
         rounding: of the weights, to nearest or GPTQ with a least-squares target.
         search: `output` refines the thresholds by the error of the output.
         strict: calibration warnings become errors.
@@ -103,6 +105,7 @@ class Quantize(_Part):
     split_residuals: bool = False
     centre_image: bool = False
     residual_bits: Literal[8, 16] = 8
+    wide_layers: list[int | str] = []
     rounding: Literal["nearest", "gptq"] = "nearest"
     search: Literal["none", "output"] = "none"
     strict: bool = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from calib.table import CalibrationTable
 from compiler import bundle, calibrate, dataset, judges, model, qdq, simplify, store, torchscript
 from compiler.calibrate import Observed
 from compiler.dataset import PhotoSet
-from compiler.errors import UnsupportedOperatorError
+from compiler.errors import SpecError, UnsupportedOperatorError
 from compiler.floatnet import FloatNetwork
 from compiler.network import Network
 from compiler.progress import Reporter
@@ -29,6 +30,7 @@ from compiler.recovery.recipe import Recipe, equalization, integer_network
 from compiler.recovery.samples import Samples
 from compiler.schema import AUTO, Frontend, Quantize
 from compiler.spec import SpecFile
+from compiler.spec_faults import did_you_mean
 from compiler.store import Store
 from compiler.target import Target
 
@@ -153,8 +155,31 @@ class CalibrationInputs:
         )
 
 
-def recipe(wish: Quantize, *, symmetric: bool) -> Recipe:
-    """How float becomes int8, from the spec's wishes and the target's activations."""
+def require_layers(file: SpecFile, floats: FloatNetwork) -> None:
+    """Raises SpecError for the first layer that a spec names and the network does not have."""
+    names = [conv.name for conv in floats.convs]
+    for i, layer in enumerate(file.spec.backend.quantize.wide_layers):
+        if _layer(layer, names) is None:
+            raise SpecError(
+                f"the network has no convolution {layer!r}{did_you_mean(str(layer), names)}",
+                fix=f"name one of {', '.join(names)}, or its number from 0 (-1: the last)",
+                **file.at("backend", "quantize", "wide_layers", i),
+            )
+
+
+def _layer(layer: int | str, names: Sequence[str]) -> str | None:
+    if isinstance(layer, str):
+        return layer if layer in names else None
+    return names[layer] if -len(names) <= layer < len(names) else None
+
+
+def recipe(wish: Quantize, floats: FloatNetwork, *, symmetric: bool) -> Recipe:
+    """How float becomes int8, from the spec's wishes and the target's activations.
+
+    Args:
+        floats: the network, which has every layer that a wish names (`require_layers`).
+    """
+    names = [conv.name for conv in floats.convs]
     return Recipe(
         symmetric=symmetric,
         per_channel=wish.quantize_per_channel,
@@ -163,6 +188,7 @@ def recipe(wish: Quantize, *, symmetric: bool) -> Recipe:
         split_residuals=wish.split_residuals,
         centre_image=wish.centre_image,
         residual_bits=wish.residual_bits,
+        wide_layers=tuple(filter(None, (_layer(layer, names) for layer in wish.wide_layers))),
         rounding=wish.rounding,
         search=wish.search,
         seed=wish.seed,

@@ -14,6 +14,9 @@ rounded column by column, each error compensated by the columns still to come (B
 D. Stork 1993; E. Frantar et al., "GPTQ", 2022: one Cholesky factor of H^-1, columns by falling
 diagonal), polished by coordinate descent over the integers, and the bias takes up what is left
 of the mean (bias correction is the ones row). All integers of H are exact in binary64.
+
+Of a convolution that reads 16 bits (`lowparts`) u_f is less by the low part, which its correction
+adds; the weights of the correction, whose float input is 0, are rounded to nearest.
 """
 
 from __future__ import annotations
@@ -30,7 +33,8 @@ from calib.qparams import F32, F64, INT8_MAX, INT8_MIN, WEIGHT_MAX
 from calib.table import CalibrationTable
 from compiler import quantize, reference
 from compiler.float_values import FloatValues
-from compiler.floatnet import FloatConv, FloatNetwork
+from compiler.floatnet import FloatConv, FloatNetwork, FloatOp
+from compiler.lowparts import corrections, low_input
 from compiler.network import ConvChain, Network
 from compiler.quantize import RoundedWeights
 from compiler.recovery.samples import Samples
@@ -76,22 +80,28 @@ def gptq(
     """
     rounded = nearest(net, per_channel=per_channel, power2=power2)
     values: list[dict[str, reference.Array]] = [{net.input: x[0]} for x in samples.tiles]
+    fixed = corrections(net)
     with threadpool_limits(limits=1):
         for i, op in enumerate(net.ops):
-            if isinstance(op, FloatConv):
+            if isinstance(op, FloatConv) and op.output not in fixed:
                 integer = rounded.network(table)
                 s_x = integer.tensors[op.input].q.scale
                 moments = _moments(op, net, integer, samples, values)
                 weight, bias = _round_layer(op, moments, s_x, per_channel, power2)
                 rounded = _with_layer(rounded, op, weight, bias)
             integer = rounded.network(table)
-            later = {name for o in net.ops[i + 1 :] for name in o.inputs}
+            later = {name for o in net.ops[i + 1 :] for name in _reads(net, o)}
             for tile in values:
                 made = integer.ops[i]
                 tile[made.output] = reference.GOLDEN[type(made)](made, integer, tile)
                 for name in set(tile) - later:
                     del tile[name]
     return rounded
+
+
+def _reads(net: FloatNetwork, op: FloatOp) -> tuple[str, ...]:
+    low = low_input(net, op) if isinstance(op, FloatConv) else None
+    return (*op.inputs, low) if low else op.inputs
 
 
 def _with_layer(rounded: Rounded, op: FloatConv, weight: RoundedWeights, bias: F32) -> Rounded:
@@ -119,11 +129,14 @@ def _moments(
 ) -> list[_Moments]:
     floats = FloatValues(net, [op.input])
     zero_point, fill = integer.tensors[op.input].q.zero_point, integer.padding(op.input)
+    low = low_input(net, op)
     inputs = op.weight.shape[1]
     n = int(np.prod(op.weight.shape[1:])) + 1
     h, c = np.zeros((op.groups, n, n)), np.zeros((op.groups, n, n))
     for tile, known in zip(samples.tiles, values, strict=True):
         exact = floats.of(tile)[op.input]
+        if low:
+            exact = exact - qparams.dequantize(known[low].astype(np.int8), integer.tensors[low].q)
         for g in range(op.groups):
             part = slice(g * inputs, (g + 1) * inputs)
             u_q = _columns(op, known[op.input][part], zero_point, fill)

@@ -14,7 +14,7 @@ from calib.table import CalibrationTable
 from compiler import qdq
 from compiler.floatnet import FloatNetwork
 from compiler.network import Network
-from compiler.recovery import centre, gptq, scales, sensitivity, split
+from compiler.recovery import centre, gptq, scales, sensitivity, split, wide
 from compiler.recovery.equalize import Equalization
 from compiler.recovery.gptq import Rounded
 from compiler.recovery.samples import Samples
@@ -33,6 +33,7 @@ class Recipe:
         split_residuals: residuals have tensors of their own where that is cheap (`split`).
         centre_image: 8-bit images are held without loss (`centre`).
         residual_bits: 16 gives residuals a low part where that is cheap (`lowparts`).
+        wide_layers: names of convolutions that read 16 bits (`wide`).
         search: `output` refines the thresholds by the output error.
     """
 
@@ -43,6 +44,7 @@ class Recipe:
     split_residuals: bool = False
     centre_image: bool = False
     residual_bits: Literal[8, 16] = 8
+    wide_layers: tuple[str, ...] = ()
     rounding: Literal["nearest", "gptq"] = "nearest"
     search: Literal["none", "output"] = "none"
     seed: int = 0
@@ -63,7 +65,9 @@ def rewritten(net: FloatNetwork, recipe: Recipe, byte_values: F32 | None) -> Flo
         net = centre.centred(net, byte_values, symmetric=recipe.symmetric)
     if recipe.split_residuals:
         net = split.split_residuals(net)
-    return split.with_low_parts(net) if recipe.residual_bits == 16 else net
+    if recipe.residual_bits == 16:
+        net = split.with_low_parts(net)
+    return wide.with_wide_layers(net, recipe.wide_layers)
 
 
 def equalization(net: FloatNetwork, samples: Samples, recipe: Recipe) -> Equalization:

@@ -18,7 +18,7 @@ from calib.methods import Max
 from calib.table import CalibrationTable, TensorCalibration
 from compiler.calibrate import concat_groups
 from compiler.floatnet import FloatNetwork
-from compiler.lowparts import completed, low_parts
+from compiler.lowparts import completed, derived
 from compiler.recovery.wanted import Wanted
 
 _FACTORS = (2.0**0.25, 2.0**0.125)  # of a threshold, tried up and down, coarse first
@@ -145,9 +145,9 @@ def _moved(
 def _movable(net: FloatNetwork) -> list[tuple[str, ...]]:
     """The rounding points whose ranges are free, in order; those that one Concat joins together.
 
-    That of the graph input is known, that of a low part follows from the tensor it completes.
+    That of the graph input is known, those of low parts and corrections follow from others.
     """
     groups = concat_groups(net)
-    fixed = {net.ops[0].output, *low_parts(net)}
+    fixed = {net.ops[0].output, *derived(net)}
     units = [next((g for g in groups if p in g), frozenset({p})) for p in net.rounding_points]
     return [tuple(sorted(unit)) for unit in dict.fromkeys(units) if not fixed & unit]
