@@ -39,7 +39,7 @@ from compiler.network import ConvChain, Network
 from compiler.quantize import RoundedWeights
 from compiler.recovery.samples import Samples
 
-DAMPING = 0.02
+DAMPING = 0.01
 CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8)  # weight scales tried, as parts of the one that never clips
 _POLISH = 4  # sweeps of coordinate descent
 
@@ -197,7 +197,9 @@ def _target(op: FloatConv, part: slice, m: _Moments, s_x: float) -> F64:
 
 
 def _damping(h: F64) -> float:
-    return DAMPING * float(np.diag(h)[:-1].mean()) or 1.0
+    """White noise as strong as a part of the mean variance; the mean itself is the bias's."""
+    variance = np.diag(h)[:-1] - h[:-1, -1] ** 2 / h[-1, -1]
+    return DAMPING * max(0.0, float(variance.mean())) or 1.0
 
 
 def _round_rows(
