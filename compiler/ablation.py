@@ -38,6 +38,7 @@ NEAREST = {
     "centre_image": "false",
     "split_residuals": "false",
     "residual_bits": "8",
+    "wide_layers": "[]",
     "rounding": "nearest",
     "search": "none",
 }
@@ -71,6 +72,7 @@ def recipes(file: SpecFile) -> dict[str, Settings]:
         "centre_image": str(wish.centre_image).lower(),
         "split_residuals": str(wish.split_residuals).lower(),
         "residual_bits": str(wish.residual_bits),
+        "wide_layers": str(wish.wide_layers),
         "rounding": wish.rounding,
         "search": wish.search,
     }

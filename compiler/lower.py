@@ -152,15 +152,22 @@ def _longest(
 
 
 def _merged(net: Network, kernels: list[Kernel]) -> list[Kernel]:
-    """The kernels of a chain, those of low parts merged into those of the convs they repeat."""
+    """The kernels of a chain, those of low parts merged into those of the convs they repeat.
+
+    Where nothing else in the chain reads what a conv makes, its rows have no place there.
+    """
     made = {k.stage.output: k for k in kernels[:-1] if isinstance(k, BlockKernel)}
     merged: dict[str, Kernel] = {
         high: with_low(made[high], made[low])
         for low, high in low_parts(net).items()
-        if low in made and high in made
+        if low in made and high in made and _read_in(kernels, high, but=made[low])
     }
     gone = {kernel.stage.also for kernel in merged.values()}
     return [merged.get(k.stage.output, k) for k in kernels if k.stage.output not in gone]
+
+
+def _read_in(kernels: list[Kernel], tensor: str, *, but: Kernel) -> bool:
+    return any(r.tensor == tensor for k in kernels if k is not but for r in k.stage.reads)
 
 
 def _read_later(items: list[Item], tensors: set[str]) -> bool:

@@ -143,7 +143,9 @@ def sixteen_bits(*, asymmetric: bool = False, read: bool = False) -> Network:
     b.add(low, 20, q)
     b.conv(16, source=high, steps=(LEAKY,))
     b.conv(20, steps=(LEAKY, Residual(high), Residual("t2")))
-    b.conv(12, source="t2" if read else None)
+    last = b.last
+    steps = (Residual(b.conv(12, source="t2")),) if read else ()
+    b.conv(12, source=last, steps=steps)
     return b.network()
 
 

@@ -102,7 +102,7 @@ def with_low(kernel: BlockKernel, low: BlockKernel) -> BlockKernel:
     """One kernel for a conv and its low part: the products are computed once.
 
     Args:
-        low: the kernel of the low part alone; no convolution reads its output, which has no border.
+        low: the kernel of the low part alone.
     """
     constants = epilogue.prepare(low.epilogue)
     return replace(

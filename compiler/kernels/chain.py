@@ -128,19 +128,23 @@ class Chain:
         return Context(rows, outside, output, constants, scratch)
 
     def _step(self, kernel: Kernel, slot: Slot, context: Context, k: Expr) -> None:
-        """One block of one kernel, then the border around its rows."""
+        """One block of one kernel, then the border around the rows that it made."""
         first = let(k * slot.rows - slot.lag)
         kernel.emit(context, first, slot.rows)
-        rows, up = context.output.rows, kernel.stage.up
-        if rows is None:
-            return
+        up = kernel.stage.up
+        for name in kernel.stage.outputs:
+            if name in context.rows:
+                self._border(context.rows[name], let(first * up), slot.rows * up)
+
+    def _border(self, rows: Rows, first: Expr, count: int) -> None:
+        """What stands outside the image, beside and instead of `count` rows from `first`."""
         if rows.layout.left or rows.layout.right:
-            with serial(slot.rows * up) as i:
-                y = let(first * up + i)
+            with serial(count) as i:
+                y = let(first + i)
                 with when(tir.all(y >= 0, y < rows.layout.height)):
                     rows.fill_sides(rows.slot(y))
         if rows.ring and (rows.layout.top or rows.layout.bottom):
-            rows.pad_outside(let(first * up), slot.rows * up)
+            rows.pad_outside(first, count)
 
     def _border_rows(self, rows: Rows | None, band: Expr) -> None:
         """The border rows of a whole image, by the first band."""

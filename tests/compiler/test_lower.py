@@ -128,10 +128,20 @@ def test_low_parts_are_made_of_the_same_products(isa: str, asymmetric: bool) -> 
 
 
 @pytest.mark.parametrize("isa", ISAS)
-def test_a_low_part_that_a_convolution_reads_stays_alone(isa: str) -> None:
-    net = sixteen_bits(read=True)
-    stages = [k.stage for c in chains(net, (18, 22), Host(isa, 1)) for k in c.kernels]
-    assert "conv2" in [stage.name for stage in stages]
+def test_a_low_part_that_a_convolution_reads_has_a_border(isa: str) -> None:
+    net = sixteen_bits(asymmetric=True, read=True)
+    names = [k.stage.name for c in chains(net, (18, 22), Host(isa, 1)) for k in c.kernels]
+    assert "conv2" not in names
+    check(net, 18, 22, isa, threads=2)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_low_part_of_what_nothing_else_reads_stays_alone(isa: str) -> None:
+    net = sixteen_bits()
+    last = net.convs[-1]
+    net = replace(net, ops=(*net.ops[:-1], replace(last, input="t2")))
+    names = [k.stage.name for c in chains(net, (18, 22), Host(isa, 1)) for k in c.kernels]
+    assert names == ["quantize", "conv1", "conv2", last.name]
     check(net, 18, 22, isa)
 
 
