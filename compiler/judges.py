@@ -221,7 +221,7 @@ def _precision(file: SpecFile, target: Target) -> SpecError | None:
         if getattr(quantize, key):
             return CapabilityError(
                 f"target {target.name} computes every layer in int8; {key} cannot be kept",
-                fix=f"remove {key}, or look for the costly layers with `calibrate_mode`",
+                fix=f"remove {key}; `wide_layers` lets layers read 16 bits, in two int8 passes",
                 **file.at("backend", "quantize", key),
             )
     return None
