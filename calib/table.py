@@ -112,7 +112,7 @@ def from_range(
     hist: Histogram, low: float, high: float, method: str, symmetric: bool
 ) -> TensorCalibration:
     """The calibration of a tensor to a given range [low, high] (low = -high where symmetric)."""
-    q = qparams.symmetric(high) if symmetric else qparams.asymmetric(low, high)
+    q = _qparams(low, high, symmetric)
     return TensorCalibration(
         method=method,
         min=hist.low,
@@ -124,6 +124,10 @@ def from_range(
         zero_point=q.zero_point,
         clipped_fraction=_clipped_fraction(hist, low, high),
     )
+
+
+def _qparams(low: float, high: float, symmetric: bool) -> QParams:
+    return qparams.symmetric(high) if symmetric else qparams.asymmetric(low, high)
 
 
 def of_bytes(hist: Histogram, values: F32, symmetric: bool) -> TensorCalibration:
@@ -154,7 +158,7 @@ def is_lossless(values: F32, symmetric: bool) -> bool:
     if not values[0, -1] > values[0, 0]:
         return False
     low, high = _even_range(values, symmetric)
-    q = qparams.symmetric(high) if symmetric else qparams.asymmetric(low, high)
+    q = _qparams(low, high, symmetric)
     steps = values.astype(np.float64) / q.scale
     integers = np.rint(steps) + q.zero_point
     exact = np.abs(steps - np.rint(steps)).max() < _ON_A_STEP

@@ -83,7 +83,7 @@ def gptq(
     """
     rounded = nearest(net, per_channel=per_channel, power2=power2)
     values: list[dict[str, reference.Array]] = [{net.input: x[0]} for x in samples.tiles]
-    fixed = corrections(net)
+    fixed, reads = corrections(net), [_reads(net, op) for op in net.ops]
     with threadpool_limits(limits=1):
         for i, op in enumerate(net.ops):
             if isinstance(op, FloatConv) and op.output not in fixed:
@@ -93,7 +93,7 @@ def gptq(
                 weight, bias = _round_layer(op, moments, s_x, per_channel, power2)
                 rounded = _with_layer(rounded, op, weight, bias)
             integer = rounded.network(table)
-            later = {name for o in net.ops[i + 1 :] for name in _reads(net, o)}
+            later = {name for names in reads[i + 1 :] for name in names}
             for tile in values:
                 made = integer.ops[i]
                 tile[made.output] = reference.GOLDEN[type(made)](made, integer, tile)

@@ -43,11 +43,14 @@ def with_low_parts(net: FloatNetwork, max_share: float = MAX_SHARE) -> FloatNetw
     Args:
         max_share: largest share of the network's weights that one low part may add.
     """
-    parts = {}
-    for conv in _behind_residuals(net, max_share):
-        less = Residual(conv.output, negative=True)
-        parts[conv.output] = replace(_copy(conv, "low"), steps=(*conv.steps, less))
+    parts = {conv.output: low_part(conv) for conv in _behind_residuals(net, max_share)}
     return _with_copies(net, parts, lambda step, low: (step, replace(step, tensor=low)))
+
+
+def low_part(conv: FloatConv) -> FloatConv:
+    """The convolution once more, less what came of it (`lowparts`)."""
+    less = Residual(conv.output, negative=True)
+    return replace(_copy(conv, "low"), steps=(*conv.steps, less))
 
 
 def _behind_residuals(net: FloatNetwork, max_share: float) -> list[FloatConv]:

@@ -17,6 +17,7 @@ from compiler.errors import UnsupportedOperatorError
 from compiler.floatnet import FloatConv, FloatNetwork, FloatOp
 from compiler.lowparts import low_parts
 from compiler.network import DepthToSpace, Residual, ResizeNearest
+from compiler.recovery.split import low_part
 
 
 def with_wide_layers(net: FloatNetwork, layers: Sequence[str]) -> FloatNetwork:
@@ -62,8 +63,7 @@ def _low_of(net: FloatNetwork, tensor: str, reader: FloatConv) -> tuple[FloatNet
     made: FloatOp
     match maker:
         case FloatConv():
-            steps = (*maker.steps, Residual(tensor, negative=True))
-            made = replace(maker, name=f"{maker.name}_low", output=f"{tensor}_low", steps=steps)
+            made = low_part(maker)
         case DepthToSpace() | ResizeNearest():
             net, low = _low_of(net, maker.input, reader)
             made = replace(maker, name=f"{maker.name}_low", input=low, output=f"{tensor}_low")
