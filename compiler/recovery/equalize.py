@@ -33,24 +33,26 @@ class Equalization:
 
     Attributes:
         factors: tensor to t, binary32 [channels].
-        strength: the exponent of t that was chosen, 0 to 1.
+        strength: the exponent of the first t, 0 to 1, from which the last were found.
         errors: predicted mean squared output error by strength.
+        error: that of `factors`.
     """
 
     factors: Factors
     strength: float
     errors: Mapping[float, float]
+    error: float
 
     def describe(self) -> str:
         """One line for the terminal."""
-        before, after = self.errors[STRENGTHS[0]], self.errors[self.strength]
+        before, start = self.errors[STRENGTHS[0]], self.errors[self.strength]
         return (
-            f"equalization: strength {self.strength:g}, predicted squared output error "
-            f"{before:.3g} -> {after:.3g}"
+            f"equalization: predicted squared output error {before:.3g} -> {start:.3g} at strength "
+            f"{self.strength:g} -> {self.error:.3g}"
         )
 
 
-NONE = Equalization({}, 0.0, {})
+NONE = Equalization({}, 0.0, {}, 0.0)
 """No equalization: every scale is 1."""
 
 
@@ -77,6 +79,7 @@ def dump(equalization: Equalization) -> bytes:
         factors=np.concatenate([equalization.factors[n] for n in names]),
         strength=np.array(equalization.strength),
         errors=np.array(sorted(equalization.errors.items())),
+        error=np.array(equalization.error),
     )
     return buffer.getvalue()
 
@@ -87,7 +90,7 @@ def load(data: bytes) -> Equalization:
         parts = np.split(npz["factors"], np.cumsum(npz["channels"])[:-1])
         factors = {str(n): part for n, part in zip(npz["names"], parts, strict=True)}
         errors = {float(a): float(e) for a, e in npz["errors"]}
-        return Equalization(factors, float(npz["strength"]), errors)
+        return Equalization(factors, float(npz["strength"]), errors, float(npz["error"]))
 
 
 def equalize(net: FloatNetwork, factors: Factors) -> FloatNetwork:

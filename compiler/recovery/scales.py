@@ -3,18 +3,21 @@
 One scale s for the tensor then gives channel c the step s / t_c, whatever it needs. The steps are
 chosen to minimise
 
-    sum over tensors p and channels c of  S_pc E_pc(step_pc)
+    sum over tensors p and channels c of  S_pc E_pc(step_pc)  +  what rounding the weights costs
 
 where E_pc(step) is the squared error of quantizing the channel with that step, clipping included
 (in closed form from a histogram, `Mse.error`), and S_pc the output error per unit of it
 (`sensitivity`). Clipping an outlier of a channel that hardly shows is thereby preferred over a
-coarse step in one that does. For one tensor the channels separate; the tensors of a group are
-coupled by their shared channels alone, and their relative scales are searched in turn.
+coarse step in one that does. The cost of the weights is in `weightcost`.
+
+The first sum alone has a good start (`_search`): for one tensor the channels separate; the tensors
+of a group are coupled by their shared channels alone, and their relative scales are searched in
+turn. From there, at the strength where both are least, the channels descend one by one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,12 +32,14 @@ from compiler.recovery.channels import FIXED, Classes, channel_classes, groups
 from compiler.recovery.equalize import STRENGTHS, Equalization
 from compiler.recovery.samples import Samples
 from compiler.recovery.sensitivity import Sensitivities
+from compiler.recovery.weightcost import WeightCost, weight_costs
 
 _PER_OCTAVE = 6  # candidate steps: a grid of 12 %, on which the error is flat
 _FINEST, _COARSEST = -4, 4  # octaves about the step that just avoids clipping
 _SYMMETRIC_Z, _ASYMMETRIC_Z = (0,), (0, -64, -96, -112)
 _BINS = 2**11
 _SWEEPS = 4
+_MOVES = np.array(sorted(range(-3 * _PER_OCTAVE, 3 * _PER_OCTAVE + 1), key=abs))  # the least first
 
 
 def choose(
@@ -45,7 +50,7 @@ def choose(
     symmetric: bool,
     weight_error_share: float,
 ) -> Equalization:
-    """The channel scales, and their strength (the exponent of t), of least predicted output error.
+    """The channel scales of least predicted output error.
 
     Args:
         sensitivities: of every rounding point (`sensitivity.measure`).
@@ -60,17 +65,19 @@ def choose(
     exponents: dict[int, float] = {FIXED: 0.0}
     for group in groups(points, classes):
         exponents |= _search({p: tables[p] for p in group}, classes, window)
-    log_t = {n: np.array([exponents.get(int(k), 0.0) for k in classes[n]]) for n in net.channels}
     power = {p: np.array([h.mean_square for h in hists[p]]) for p in points}
-    errors = {}
-    for strength in STRENGTHS:
-        logs = {n: strength * e for n, e in log_t.items()}
-        rounding = sum(_tensor_error(tables[p], logs[p], window) for p in points)
-        weights = _weight_error(net, logs, power, sensitivities)
-        errors[strength] = rounding + weight_error_share * weights
+    weights = weight_costs(net, power, sensitivities, weight_error_share)
+    cost = _Cost(classes, tables, window, weights)
+    log_t = {n: np.array([exponents.get(int(k), 0.0) for k in c]) for n, c in classes.items()}
+    errors = {a: cost.of(_scaled(log_t, a)) for a in STRENGTHS}
     best = min(STRENGTHS, key=lambda a: errors[a])
-    factors = {n: np.exp2(best * e).astype(np.float32) for n, e in log_t.items()}
-    return Equalization(factors, best, errors)
+    found, error = _descended(_scaled(log_t, best), cost)
+    factors = {n: np.exp2(e).astype(np.float32) for n, e in found.items()}
+    return Equalization(factors, best, errors, error)
+
+
+def _scaled(log_t: Mapping[str, F64], strength: float) -> dict[str, F64]:
+    return {n: strength * e for n, e in log_t.items()}
 
 
 def _channel_histograms(
@@ -107,10 +114,10 @@ def _table(
 ) -> F64:
     """Output error of one tensor by zero point, channel and step: binary64 [Z, C, steps]."""
     pairs = zip(hists, sensitivity, strict=True)
-    return np.stack([_errors(h, window, symmetric) * s for h, s in pairs], axis=1)
+    return np.stack([_channel_errors(h, window, symmetric) * s for h, s in pairs], axis=1)
 
 
-def _errors(hist: Histogram, window: NDArray[np.int64], symmetric: bool) -> F64:
+def _channel_errors(hist: Histogram, window: NDArray[np.int64], symmetric: bool) -> F64:
     """Squared error of one channel by zero point and step: binary64 [Z, steps]."""
     zeros = _SYMMETRIC_Z if symmetric else _ASYMMETRIC_Z
     if hist.limit == 0:
@@ -197,33 +204,80 @@ def _search(
     return {k: float(e) for k, e in zip(ids, chosen, strict=True)}
 
 
-def _tensor_error(table: F64, log_t: F64, window: NDArray[np.int64]) -> float:
-    """Least error of one tensor over its scale and zero point, its channels scaled by 2^log_t."""
-    shift = np.rint(_PER_OCTAVE * log_t).astype(np.int64)
-    scales = np.arange(window[0] + shift.min(), window[-1] + shift.max() + 1)
-    column = np.clip(scales[None, :] - shift[:, None] - window[0], 0, len(window) - 1)
-    return float(min(np.take_along_axis(t, column, axis=1).sum(axis=0).min() for t in table))
+@dataclass(frozen=True, eq=False)
+class _Cost:
+    """Predicted output error of all roundings, by log2 t of every channel of every tensor.
+
+    Attributes:
+        tables: error of each channel of each tensor by zero point and step: [Z, C, steps].
+        window: the steps, as exponents.
+    """
+
+    classes: Classes
+    tables: Mapping[str, F64]
+    window: NDArray[np.int64]
+    weights: Sequence[WeightCost]
+
+    def of(self, log_t: Mapping[str, F64]) -> float:
+        """The predicted error."""
+        nothing = np.zeros(1)
+        rounding = sum(
+            float(_errors(t, log_t[p], np.zeros(t.shape[1], np.bool_), nothing, self.window)[0])
+            for p, t in self.tables.items()
+        )
+        return rounding + sum(w.error(log_t[w.tensor]) for w in self.weights)
+
+    def by(self, k: int, to: F64, log_t: Mapping[str, F64]) -> F64:
+        """The part of the error that class k moves, for some log2 t of it: as `to`."""
+        moved = {p: self.classes[p] == k for p in self.tables if (self.classes[p] == k).any()}
+        total = np.zeros(len(to))
+        for p, channels in moved.items():
+            total += _errors(self.tables[p], log_t[p], channels, to, self.window)
+        for w in self.weights:
+            if w.tensor in moved:
+                total += w.errors(log_t[w.tensor], moved[w.tensor], to)
+        return total
 
 
-def _weight_error(
-    net: FloatNetwork,
-    log_t: Mapping[str, F64],
-    power: Mapping[str, F64],
-    sensitivities: Sensitivities,
-) -> float:
-    """Output error of rounding all weights to nearest, each by a uniform error of its own."""
-    total = 0.0
-    for conv in net.convs:
-        if conv.input not in power:
-            continue
-        t = np.exp2(log_t[conv.input])
-        group = len(conv.weight) // conv.groups
-        for g in range(conv.groups):
-            read = slice(g * conv.weight.shape[1], (g + 1) * conv.weight.shape[1])
-            rows = slice(g * group, (g + 1) * group)
-            weight = conv.weight[rows] / t[read, None, None]
-            step = np.abs(weight).reshape(group, -1).max(axis=1) / INT8_MAX
-            shown = sensitivities.get(conv.output, np.full(len(conv.weight), 1 / len(conv.weight)))
-            taps = float(np.prod(conv.kernel) * (power[conv.input][read] * t[read] ** 2).sum())
-            total += float((shown[rows] * step**2).sum()) / 12 * taps
-    return total
+def _descended(start: Mapping[str, F64], cost: _Cost) -> tuple[dict[str, F64], float]:
+    """Each class takes its best exponent with the others held, until none gains; and the error.
+
+    A tensor whose rounding hardly shows, since it has a low part (`lowparts`), takes the scales
+    that suit the weights which read it.
+    """
+    log_t, least = {n: e.copy() for n, e in start.items()}, cost.of(start)
+    at = {int(k): e for p in cost.tables for k, e in zip(cost.classes[p], log_t[p], strict=True)}
+    for _ in range(_SWEEPS):
+        before = least
+        for k in sorted(at.keys() - {FIXED}):
+            to = at[k] + _MOVES / _PER_OCTAVE
+            at[k] = to[cost.by(k, to, log_t).argmin()]
+            for n, classes in cost.classes.items():
+                log_t[n][classes == k] = at[k]
+        least = cost.of(log_t)
+        if least > 0.999 * before:
+            break
+    return log_t, least
+
+
+def _errors(
+    table: F64, log_t: F64, moved: NDArray[np.bool_], to: F64, window: NDArray[np.int64]
+) -> F64:
+    """Least error of one tensor by scale and zero point, some channels at each of some log2 t.
+
+    Args:
+        table: error by zero point, channel and step: [Z, C, steps].
+        log_t: of every channel, binary64 [C].
+        to: of the channels `moved`, binary64 [candidates].
+    Returns:
+        binary64 [candidates].
+    """
+    held, shifts = (np.rint(_PER_OCTAVE * e).astype(np.int64) for e in (log_t[~moved], to))
+    reach = np.concatenate([held, shifts])
+    scales = np.arange(window[0] + reach.min(), window[-1] + reach.max() + 1)
+    ends, first = (0, len(window) - 1), window[0]
+    column = np.clip(scales[None, :] - held[:, None] - first, *ends)
+    rest = np.take_along_axis(table[:, ~moved], column[None], axis=2).sum(axis=1)
+    own = table[:, moved].sum(axis=1)[:, np.clip(scales - shifts[:, None] - first, *ends)]
+    least: F64 = (rest[:, None] + own).min(axis=(0, 2))
+    return least

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from calib import qparams
 from calib.histogram import Histogram, Range
@@ -18,8 +20,9 @@ from compiler import fusion, qdq, reference
 from compiler.dataset import Photo
 from compiler.float_values import FloatValues
 from compiler.floatnet import FloatNetwork
+from compiler.lowparts import low_parts
 from compiler.network import Network
-from compiler.recovery import auto, equalize, gptq, sensitivity
+from compiler.recovery import auto, equalize, gptq, scales, sensitivity, wide
 from compiler.recovery.centre import centred
 from compiler.recovery.channels import FIXED, channel_classes, groups
 from compiler.recovery.recipe import Recipe, equalization, integer_network
@@ -27,6 +30,7 @@ from compiler.recovery.samples import Samples, sample
 from compiler.recovery.search import search
 from compiler.recovery.split import split_residuals
 from compiler.recovery.wanted import Wanted, unrounded
+from compiler.recovery.weightcost import weight_costs
 from tests.graphs import GRAPHS, Graph, bicubic_plusplus
 from tests.quantized import noise
 
@@ -121,11 +125,74 @@ def test_equalization_of_one_tensor_gives_each_channel_its_own_best_step():
     g.conv(2, 1)
     net = fusion.fuse(g.model())
     data = samples(net)
-    found = equalization(net, data, Recipe(symmetric=True, equalize=True, rounding="gptq"))
+    shown = sensitivity.measure(net, data, seed=0)
+    found = scales.choose(net, data, shown, symmetric=True, weight_error_share=0)
     t = found.factors[net.convs[0].output]
-    t = t ** (1 / found.strength)
     np.testing.assert_allclose(t / t[1], [100, 1, 1 / 30], rtol=0.2)
-    assert found.errors[found.strength] < found.errors[0.0]
+    assert found.error <= found.errors[1.0] < found.errors[0.0]
+
+
+def test_scales_of_a_tensor_of_16_bits_suit_the_weights_that_read_it():
+    """Its own rounding does not show: the weights of its channels take the same range."""
+    g = Graph(3)
+    g.conv(4)
+    g.leaky()
+    sizes = np.array([0.5, 1, 16, 1]).reshape(1, 4, 1, 1)
+    g.conv(5, 1, weight=np.random.default_rng(0).uniform(0.5, 1, (5, 4, 1, 1)) * sizes, name="last")
+    net = wide.with_wide_layers(fusion.fuse(g.model()), ["last"])
+    found = equalization(net, samples(net), Recipe(symmetric=True, equalize=True))
+    scaled = equalize.equalize(net, found.factors)
+    peaks = np.abs(scaled.convs[-1].weight).max(axis=(0, 2, 3))
+    assert peaks.max() < 2 * peaks.min()
+    assert found.error < 0.5 * found.errors[0.0]
+
+
+def test_sensitivity_of_a_low_part_is_what_its_tensor_would_show_alone():
+    g = Graph(2)
+    g.conv(3)
+    g.leaky()
+    g.conv(4, 1, name="last")
+    plain = fusion.fuse(g.model())
+    net = wide.with_wide_layers(plain, ["last"])
+    alone = sensitivity.measure(plain, samples(plain), seed=0)
+    found = sensitivity.measure(net, samples(net), seed=0)
+    ((low, high),) = low_parts(net).items()
+    np.testing.assert_allclose(found[low], alone[high], rtol=1e-3)
+    assert (found[high] < 1e-6 * alone[high]).all()
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_the_cost_of_weights_is_the_error_of_rounding_them_to_nearest(seed):
+    """The formula, on a convolution whose weights are scaled by hand, two groups of channels."""
+    rng = np.random.default_rng(seed)
+    g = Graph(4)
+    g.conv(6)
+    g.conv(4, 3, groups=2)
+    net = fusion.fuse(g.model())
+    conv = net.convs[1]
+    power, shown = rng.uniform(0, 2, 6), rng.uniform(0, 2, 4)
+    costs = weight_costs(net, {conv.input: power}, {conv.output: shown}, share=0.5)
+    log_t = rng.integers(-3, 4, 6).astype(float)
+    t = np.exp2(log_t)
+    expected = 0.0
+    for o in range(4):
+        read = slice(0, 3) if o < 2 else slice(3, 6)
+        weight = conv.weight[o].astype(np.float64) / t[read, None, None]
+        step = np.abs(weight).max() / 127
+        expected += 0.5 * shown[o] * step**2 / 12 * 9 * (power[read] * t[read] ** 2).sum()
+    assert sum(c.error(log_t) for c in costs) == pytest.approx(expected)
+    moved, to = rng.random(6) < 0.5, rng.uniform(-2, 2, 5)
+    for k, e in enumerate(to):
+        there = np.where(moved, e, log_t)
+        for c in costs:
+            assert c.errors(log_t, moved, to)[k] == pytest.approx(c.error(there))
+
+
+@EVERY_GRAPH
+def test_equalization_never_predicts_more_than_its_start(name):
+    net = network(name)
+    found = equalization(net, samples(net), Recipe(symmetric=False, equalize=True))
+    assert found.error <= min(found.errors.values()) * (1 + 1e-9)
 
 
 def test_an_equalization_survives_its_bytes():
