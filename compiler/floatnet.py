@@ -54,6 +54,13 @@ class FloatNetwork:
         first = self.quantize_input
         return first.outside if name == first.output else 0.0
 
+    def unused(self, name: str) -> str:
+        """`name`, with underscores behind where an operator or a tensor has it."""
+        taken = {*self.channels, *(op.name for op in self.ops)}
+        while name in taken:
+            name += "_"
+        return name
+
     @property
     def convs(self) -> tuple[FloatConv, ...]:
         """The convolutions, in topological order."""

@@ -30,7 +30,7 @@ def split_residuals(net: FloatNetwork, max_share: float = MAX_SHARE) -> FloatNet
     """
     read = {conv.input for conv in net.convs}
     copies = {
-        conv.output: _copy(conv, "residual")
+        conv.output: _copy(net, conv, "residual")
         for conv in _behind_residuals(net, max_share)
         if conv.output in read
     }
@@ -43,14 +43,14 @@ def with_low_parts(net: FloatNetwork, max_share: float = MAX_SHARE) -> FloatNetw
     Args:
         max_share: largest share of the network's weights that one low part may add.
     """
-    parts = {conv.output: low_part(conv) for conv in _behind_residuals(net, max_share)}
+    parts = {conv.output: low_part(net, conv) for conv in _behind_residuals(net, max_share)}
     return _with_copies(net, parts, lambda step, low: (step, replace(step, tensor=low)))
 
 
-def low_part(conv: FloatConv) -> FloatConv:
+def low_part(net: FloatNetwork, conv: FloatConv) -> FloatConv:
     """The convolution once more, less what came of it (`lowparts`)."""
     less = Residual(conv.output, negative=True)
-    return replace(_copy(conv, "low"), steps=(*conv.steps, less))
+    return replace(_copy(net, conv, "low"), steps=(*conv.steps, less))
 
 
 def _behind_residuals(net: FloatNetwork, max_share: float) -> list[FloatConv]:
@@ -60,8 +60,9 @@ def _behind_residuals(net: FloatNetwork, max_share: float) -> list[FloatConv]:
     return [c for c in net.convs if c.output in residuals and c.weight.size <= budget]
 
 
-def _copy(conv: FloatConv, end: str) -> FloatConv:
-    return replace(conv, name=f"{conv.name}_{end}", output=f"{conv.output}_{end}")
+def _copy(net: FloatNetwork, conv: FloatConv, end: str) -> FloatConv:
+    name, output = (net.unused(f"{n}_{end}") for n in (conv.name, conv.output))
+    return replace(conv, name=name, output=output)
 
 
 def _with_copies(

@@ -36,9 +36,9 @@ def _widened(net: FloatNetwork, name: str) -> FloatNetwork:
     net, low = _low_of(net, conv.input, conv)
     correction = replace(
         conv,
-        name=f"{conv.name}_correction",
+        name=net.unused(f"{conv.name}_correction"),
         input=low,
-        output=f"{conv.output}_correction",
+        output=net.unused(f"{conv.output}_correction"),
         bias=np.zeros_like(conv.bias),
         steps=(),
     )
@@ -63,10 +63,11 @@ def _low_of(net: FloatNetwork, tensor: str, reader: FloatConv) -> tuple[FloatNet
     made: FloatOp
     match maker:
         case FloatConv():
-            made = low_part(maker)
+            made = low_part(net, maker)
         case DepthToSpace() | ResizeNearest():
             net, low = _low_of(net, maker.input, reader)
-            made = replace(maker, name=f"{maker.name}_low", input=low, output=f"{tensor}_low")
+            name, output = (net.unused(f"{n}_low") for n in (maker.name, tensor))
+            made = replace(maker, name=name, input=low, output=output)
         case _:
             raise UnsupportedOperatorError(
                 f"{reader.name} reads {tensor}, which no convolution rounds, so that there is no "

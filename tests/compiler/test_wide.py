@@ -16,7 +16,7 @@ from compiler.lowparts import CORRECTION, completed, corrections, low_input, low
 from compiler.network import Residual
 from compiler.progress import silent
 from compiler.recovery.channels import channel_classes
-from compiler.recovery.split import with_low_parts
+from compiler.recovery.split import split_residuals, with_low_parts
 from compiler.recovery.wide import with_wide_layers
 from tests.compiler.conftest import tiny_spec
 from tests.compiler.test_lowparts import integer
@@ -71,6 +71,25 @@ def test_layers_behind_data_movement() -> None:
     data = samples(before)
     a, b = (integer(n, symmetric=True, rounding="gptq") for n in (before, net))
     assert error(b, net, data) < 0.9 * error(a, before, data)
+
+
+def test_copies_take_names_that_the_graph_leaves_free() -> None:
+    """Tensors and nodes called as the copies would be, the pixel shuffle's low part among them."""
+    g = Graph(3)
+    g.conv(16, name="head", output="x")
+    g.conv(16, name="head_low", output="x_residual")
+    g.add("x")
+    shuffled = g.depth_to_space(2)
+    g.conv(4, name="head_residual", output=f"{shuffled}_low")
+    g.conv(4, name="last", output="last_correction")
+    g.conv(3, name="end")
+    before = fusion.fuse(g.model())
+    net = with_wide_layers(with_low_parts(split_residuals(before, 1), 1), ["last", "end"])
+    assert len(low_parts(net)) == 3
+    for names in ([op.name for op in net.ops], [op.output for op in net.ops]):
+        assert len(set(names)) == len(names)
+    x = noise(3, 16, 16, seed=4)
+    np.testing.assert_allclose(output(net, x), output(before, x), atol=1e-6)
 
 
 def test_what_no_convolution_rounds_has_no_low_part() -> None:
