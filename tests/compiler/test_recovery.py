@@ -23,6 +23,7 @@ from compiler.floatnet import FloatNetwork
 from compiler.lowparts import low_parts
 from compiler.network import Network
 from compiler.recovery import auto, equalize, gptq, scales, sensitivity, wide
+from compiler.recovery.adjoint import cotangents
 from compiler.recovery.centre import centred
 from compiler.recovery.channels import FIXED, channel_classes, groups
 from compiler.recovery.recipe import Recipe, equalization, integer_network
@@ -115,7 +116,23 @@ def test_sensitivity_of_the_last_layer_is_the_energy_of_its_weights():
     (point,) = (p for p in net.rounding_points if p != net.ops[0].output)
     found = sensitivity.measure(net, samples(net), seed=0)[point]
     expected = (net.convs[1].weight[:, :, 0, 0] ** 2).sum(axis=0) / 4
-    np.testing.assert_allclose(found, expected, rtol=1e-3)
+    np.testing.assert_allclose(found, expected, rtol=0.05)  # of 17,280 random signs
+
+
+@EVERY_GRAPH
+@pytest.mark.parametrize("seed", range(4))
+def test_the_adjoint_is_the_transposed_derivative(name, seed):
+    """<J^T v, u> = <v, J u> for v = J u by central differences, from the image to the output."""
+    net = network(name)
+    image, rng = net.ops[0].output, np.random.default_rng(seed)
+    floats = FloatValues(net, [net.input, *(op.output for op in net.ops)])
+    x = noise(net.channels[net.input], 16, 16, seed=seed)
+    u = rng.choice(np.array([-1, 1], np.float32), x.shape)
+    before, at, after = (floats.of(x + e * np.float32(1e-4) * u) for e in (-1, 0, 1))
+    moved = (after[net.output].astype(float) - before[net.output]) / 2e-4
+    turned = (after[image].astype(float) - before[image]) / 2e-4
+    found = cotangents(net, at, moved)
+    assert (found[image] * turned).sum() == pytest.approx((moved**2).sum(), rel=0.02)
 
 
 def test_equalization_of_one_tensor_gives_each_channel_its_own_best_step():
@@ -157,8 +174,8 @@ def test_sensitivity_of_a_low_part_is_what_its_tensor_would_show_alone():
     alone = sensitivity.measure(plain, samples(plain), seed=0)
     found = sensitivity.measure(net, samples(net), seed=0)
     ((low, high),) = low_parts(net).items()
-    np.testing.assert_allclose(found[low], alone[high], rtol=1e-3)
-    assert (found[high] < 1e-6 * alone[high]).all()
+    np.testing.assert_allclose(found[low], alone[high])
+    assert not found[high].any()
 
 
 @given(st.integers(0, 2**32 - 1))

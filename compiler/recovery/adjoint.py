@@ -1,0 +1,140 @@
+"""Reverse mode through a float network: J^T v for every tensor, by one pass from the output.
+
+Exact where the network is linear, that is anywhere but at the kinks of its activations and at the
+ties of a MaxPool.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from calib.qparams import F32, F64
+from compiler import reference
+from compiler.floatnet import FloatConv, FloatNetwork
+from compiler.network import (
+    Activation,
+    Concat,
+    ConvChain,
+    DepthToSpace,
+    MaxPool,
+    Residual,
+    ResizeNearest,
+    output_size,
+)
+
+_Values = Mapping[str, F32]
+_Cotangents = Iterator[tuple[str, F64]]  # an input of an operator, and what it gets
+
+
+def cotangents(net: FloatNetwork, values: _Values, v: F64) -> dict[str, F64]:
+    """J^T v of every tensor that an operator computes: binary64 [C, H, W] each.
+
+    Args:
+        values: of all tensors, float32 [C, H, W] (`FloatValues`).
+        v: in the shape of the output, binary64 [C, H, W].
+    """
+    found = {op.output: np.zeros(values[op.output].shape) for op in net.ops}
+    found[net.output] += v
+    for op in reversed(net.ops[1:]):
+        for name, part in _ADJOINT[type(op)](op, net, values, found[op.output]):
+            found[name] += part
+    return found
+
+
+def _conv(op: FloatConv, net: FloatNetwork, values: _Values, g: F64) -> _Cotangents:
+    slopes = _slopes(op, net, values) if any(isinstance(s, Activation) for s in op.steps) else []
+    for step in reversed(op.steps):
+        if isinstance(step, Residual):
+            yield step.tensor, -g if step.negative else g
+        else:
+            g = g * slopes.pop()
+    rows, inputs = len(op.weight) // op.groups, op.weight.shape[1]
+    shape = values[op.input].shape[1:]
+    parts = []
+    for k in range(op.groups):
+        part = slice(k * rows, (k + 1) * rows)
+        weight = op.weight[part].reshape(rows, -1).astype(np.float64)
+        parts.append(_from_columns(op, weight.T @ g[part].reshape(rows, -1), (inputs, *shape)))
+    yield op.input, np.concatenate(parts)
+
+
+def _slopes(op: FloatConv, net: FloatNetwork, values: _Values) -> list[F64]:
+    """What each activation of the epilogue multiplies by: binary64 [C, H, W]."""
+    x, outside = values[op.input], net.outside(op.input)
+    rows, inputs = len(op.weight) // op.groups, op.weight.shape[1]
+    sums = [
+        op.weight[k * rows : (k + 1) * rows].reshape(rows, -1).astype(np.float64)
+        @ reference.columns(op, x[k * inputs : (k + 1) * inputs], 0, outside)
+        for k in range(op.groups)
+    ]
+    shape = values[op.output].shape
+    v: F64 = np.concatenate(sums).reshape(shape) + op.bias.astype(np.float64)[:, None, None]
+    slopes = []
+    for step in op.steps:
+        if isinstance(step, Residual):
+            v = v - values[step.tensor] if step.negative else v + values[step.tensor]
+        else:
+            slopes.append(np.where(v >= 0, 1.0, step.alpha.astype(np.float64)[:, None, None]))
+            v = v * slopes[-1]
+    return slopes
+
+
+def _from_columns(op: ConvChain, columns: F64, shape: tuple[int, ...]) -> F64:
+    """The transpose of `reference.columns`: sums [I * kh * kw, positions] to [I, H, W]."""
+    inputs, height, width = shape
+    (kh, kw), (sh, sw), (dh, dw) = op.kernel, op.strides, op.dilations
+    rows, cols = output_size(op, (height, width))
+    top, left, bottom, right = op.pads
+    padded = np.zeros((inputs, height + top + bottom, width + left + right))
+    taps = columns.reshape(inputs, kh, kw, rows, cols)
+    for i in range(kh):
+        for j in range(kw):
+            window = padded[:, i * dh : i * dh + (rows - 1) * sh + 1 : sh]
+            window[:, :, j * dw : j * dw + (cols - 1) * sw + 1 : sw] += taps[:, i, j]
+    return padded[:, top : top + height, left : left + width]
+
+
+def _depth_to_space(op: DepthToSpace, net: FloatNetwork, values: _Values, g: F64) -> _Cotangents:
+    b, (depth, height, width) = op.block, g.shape
+    blocks = g.reshape(depth, height // b, b, width // b, b)
+    order = (0, 2, 4, 1, 3) if op.mode == "CRD" else (2, 4, 0, 1, 3)
+    yield op.input, blocks.transpose(order).reshape(values[op.input].shape)
+
+
+def _concat(op: Concat, net: FloatNetwork, values: _Values, g: F64) -> _Cotangents:
+    ends = np.cumsum([len(values[name]) for name in op.inputs])
+    yield from zip(op.inputs, np.split(g, ends[:-1]), strict=True)
+
+
+def _max_pool(op: MaxPool, net: FloatNetwork, values: _Values, g: F64) -> _Cotangents:
+    """To the first of the largest values of each window."""
+    x, y = values[op.input], values[op.output]
+    top, left, bottom, right = op.pads
+    padded = np.pad(x, ((0, 0), (top, bottom), (left, right)), constant_values=-np.inf)
+    result, open_ = np.zeros(padded.shape), np.ones(y.shape, np.bool_)
+    (kh, kw), (sh, sw), (_, rows, cols) = op.kernel, op.strides, y.shape
+    for i in range(kh):
+        for j in range(kw):
+            at = np.s_[:, i : i + (rows - 1) * sh + 1 : sh, j : j + (cols - 1) * sw + 1 : sw]
+            won = open_ & (padded[at] == y)
+            result[at] += np.where(won, g, 0)
+            open_ &= ~won
+    yield op.input, result[:, top : top + x.shape[1], left : left + x.shape[2]]
+
+
+def _resize_nearest(op: ResizeNearest, net: FloatNetwork, values: _Values, g: F64) -> _Cotangents:
+    channels, height, width = values[op.input].shape
+    fy, fx = op.factors
+    yield op.input, g.reshape(channels, height, fy, width, fx).sum(axis=(2, 4))
+
+
+_ADJOINT: dict[type, Callable[[Any, FloatNetwork, _Values, F64], _Cotangents]] = {
+    FloatConv: _conv,
+    DepthToSpace: _depth_to_space,
+    Concat: _concat,
+    MaxPool: _max_pool,
+    ResizeNearest: _resize_nearest,
+}
