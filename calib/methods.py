@@ -175,7 +175,8 @@ class Mse:
         seen = np.flatnonzero(hist.counts)
         u = np.stack([hist.edges[seen], hist.edges[seen + 1]]) / scales[:, None, None]
         c = np.clip(np.rint(u), INT8_MIN - zero_point, INT8_MAX - zero_point)
-        integral = c / 12 + (u - c) ** 3 / 3
+        beyond = u - c
+        integral = c / 12 + beyond * beyond * beyond / 3  # a power takes ten times as long
         total = (integral[:, 1] - integral[:, 0]) @ hist.counts[seen]
         result: F64 = total * scales**3 / (hist.width * hist.total)
         return result
