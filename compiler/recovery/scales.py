@@ -211,6 +211,7 @@ class _Cost:
     Attributes:
         tables: error of each channel of each tensor by zero point and step: [Z, C, steps].
         window: the steps, as exponents.
+        weights: of the convolutions that read these tensors.
     """
 
     classes: Classes
@@ -222,7 +223,9 @@ class _Cost:
         """The predicted error."""
         nothing = np.zeros(1)
         rounding = sum(
-            float(_errors(t, log_t[p], np.zeros(t.shape[1], np.bool_), nothing, self.window)[0])
+            float(
+                _tensor_errors(t, log_t[p], np.zeros(t.shape[1], np.bool_), nothing, self.window)[0]
+            )
             for p, t in self.tables.items()
         )
         return rounding + sum(w.error(log_t[w.tensor]) for w in self.weights)
@@ -232,7 +235,7 @@ class _Cost:
         moved = {p: self.classes[p] == k for p in self.tables if (self.classes[p] == k).any()}
         total = np.zeros(len(to))
         for p, channels in moved.items():
-            total += _errors(self.tables[p], log_t[p], channels, to, self.window)
+            total += _tensor_errors(self.tables[p], log_t[p], channels, to, self.window)
         for w in self.weights:
             if w.tensor in moved:
                 total += w.errors(log_t[w.tensor], moved[w.tensor], to)
@@ -260,7 +263,7 @@ def _descended(start: Mapping[str, F64], cost: _Cost) -> tuple[dict[str, F64], f
     return log_t, least
 
 
-def _errors(
+def _tensor_errors(
     table: F64, log_t: F64, moved: NDArray[np.bool_], to: F64, window: NDArray[np.int64]
 ) -> F64:
     """Least error of one tensor by scale and zero point, some channels at each of some log2 t.
