@@ -12,7 +12,10 @@ coarse step in one that does. The cost of the weights is in `weightcost`.
 
 The first sum alone has a good start (`_search`): for one tensor the channels separate; the tensors
 of a group are coupled by their shared channels alone, and their relative scales are searched in
-turn. From there, at the strength where both are least, the channels descend one by one.
+turn. From there, at the strength where both are least, the channels descend one by one, but only
+where GPTQ will round: what it leaves is white, as `sensitivity` takes all noise to be; the errors
+of rounding to nearest have the spectrum of the image, and scales that trusted so rough a model of
+them made Bicubic++ 0.01 dB worse.
 """
 
 from __future__ import annotations
@@ -49,6 +52,7 @@ def choose(
     *,
     symmetric: bool,
     weight_error_share: float,
+    descend: bool = True,
 ) -> Equalization:
     """The channel scales of least predicted output error.
 
@@ -56,6 +60,7 @@ def choose(
         sensitivities: of every rounding point (`sensitivity.measure`).
         weight_error_share: what the weight rounding to come leaves of the error of rounding to
             nearest: 1 for nearest itself.
+        descend: go on from the best strength, channel by channel.
     """
     classes = channel_classes(net)
     points = [p for p in net.rounding_points if p in sensitivities]
@@ -71,7 +76,9 @@ def choose(
     log_t = {n: np.array([exponents.get(int(k), 0.0) for k in c]) for n, c in classes.items()}
     errors = {a: cost.of(_scaled(log_t, a)) for a in STRENGTHS}
     best = min(STRENGTHS, key=lambda a: errors[a])
-    found, error = _descended(_scaled(log_t, best), cost)
+    found, error = _scaled(log_t, best), errors[best]
+    if descend:
+        found, error = _descended(found, cost)
     factors = {n: np.exp2(e).astype(np.float32) for n, e in found.items()}
     return Equalization(factors, best, errors, error)
 

@@ -157,7 +157,7 @@ def test_scales_of_a_tensor_of_16_bits_suit_the_weights_that_read_it():
     sizes = np.array([0.5, 1, 16, 1]).reshape(1, 4, 1, 1)
     g.conv(5, 1, weight=np.random.default_rng(0).uniform(0.5, 1, (5, 4, 1, 1)) * sizes, name="last")
     net = wide.with_wide_layers(fusion.fuse(g.model()), ["last"])
-    found = equalization(net, samples(net), Recipe(symmetric=True, equalize=True))
+    found = equalization(net, samples(net), Recipe(symmetric=True, equalize=True, rounding="gptq"))
     scaled = equalize.equalize(net, found.factors)
     peaks = np.abs(scaled.convs[-1].weight).max(axis=(0, 2, 3))
     assert peaks.max() < 2 * peaks.min()
@@ -208,7 +208,8 @@ def test_the_cost_of_weights_is_the_error_of_rounding_them_to_nearest(seed):
 @EVERY_GRAPH
 def test_equalization_never_predicts_more_than_its_start(name):
     net = network(name)
-    found = equalization(net, samples(net), Recipe(symmetric=False, equalize=True))
+    recipe = Recipe(symmetric=False, equalize=True, rounding="gptq")
+    found = equalization(net, samples(net), recipe)
     assert found.error <= min(found.errors.values()) * (1 + 1e-9)
 
 
