@@ -73,15 +73,8 @@ def rewritten(net: FloatNetwork, recipe: Recipe, byte_values: F32 | None) -> Flo
 def equalization(net: FloatNetwork, samples: Samples, recipe: Recipe) -> Equalization:
     """The channel scales of least predicted output error (see `scales`)."""
     shown = sensitivity.measure(net, samples, seed=recipe.seed)
-    compensated = recipe.rounding == "gptq"
-    return scales.choose(
-        net,
-        samples,
-        shown,
-        symmetric=recipe.symmetric,
-        weight_error_share=GPTQ_LEAVES if compensated else 1.0,
-        descend=compensated,
-    )
+    share = GPTQ_LEAVES if recipe.rounding == "gptq" else 1.0
+    return scales.choose(net, samples, shown, symmetric=recipe.symmetric, weight_error_share=share)
 
 
 def integer_network(
