@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 from calib.qparams import F64
 from compiler.float_values import FloatValues
 from compiler.floatnet import FloatNetwork
-from compiler.recovery.adjoint import cotangents
+from compiler.recovery.adjoint import Adjoint
 from compiler.recovery.samples import Samples
 
 _PROBES = 4  # tiles
@@ -43,9 +43,10 @@ def measure(net: FloatNetwork, samples: Samples, *, seed: int) -> dict[str, F64]
     with threadpool_limits(limits=1):
         for tile in tiles:
             values = floats.of(np.ascontiguousarray(tile[:, :, :_SIDE, :_SIDE]))
+            adjoint = Adjoint(net, values)
             for _ in range(_VECTORS):
                 v = rng.choice([-1.0, 1.0], values[net.output].shape)
-                found = cotangents(net, values, v)
+                found = adjoint.of(v)
                 for p in points:
                     total[p] += (found[p] ** 2).sum(axis=(1, 2)) / v.size
     return {p: t / (len(tiles) * _VECTORS) for p, t in total.items()}
