@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from calib.qparams import F32
-from compiler.network import ConvChain, Move, QuantizeInput
+from compiler.network import ConvChain, Move, QuantizeInput, unused
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -56,10 +56,7 @@ class FloatNetwork:
 
     def unused(self, name: str) -> str:
         """`name`, with underscores behind where an operator or a tensor has it."""
-        taken = {*self.channels, *(op.name for op in self.ops)}
-        while name in taken:
-            name += "_"
-        return name
+        return unused(name, {*self.channels, *(op.name for op in self.ops)})
 
     @property
     def convs(self) -> tuple[FloatConv, ...]:

@@ -7,7 +7,7 @@ sizes follow from the input by `sizes`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
@@ -242,6 +242,13 @@ class Network:
     def convs(self) -> tuple[Conv, ...]:
         """The convolutions, in topological order."""
         return tuple(op for op in self.ops if isinstance(op, Conv))
+
+
+def unused(name: str, taken: Collection[str]) -> str:
+    """`name`, with underscores behind where it is taken."""
+    while name in taken:
+        name += "_"
+    return name
 
 
 def _window(size: Size, kernel: Size, strides: Size, pads: tuple[int, ...], dil: Size) -> Size:

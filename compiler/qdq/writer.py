@@ -25,6 +25,7 @@ from compiler.network import (
     QuantizeInput,
     Residual,
     ResizeNearest,
+    unused,
 )
 
 OPSET = 17
@@ -106,7 +107,7 @@ class _Writer:
 
     def fresh(self, name: str) -> str:
         """`name`, with underscores behind where another tensor has it."""
-        return _unused(name, self.tensor_names)
+        return _taken(name, self.tensor_names)
 
     def declare(self, name: str, channels: int, kind: int = TensorProto.FLOAT) -> None:
         """The type of a tensor between two operators."""
@@ -120,7 +121,7 @@ class _Writer:
         return name
 
     def node(self, op_type: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        name = attributes.pop("name", "") or _unused(output, self.node_names)
+        name = attributes.pop("name", "") or _taken(output, self.node_names)
         self.nodes.append(helper.make_node(op_type, inputs, [output], name=name, **attributes))
         return output
 
@@ -256,8 +257,8 @@ class _Writer:
                 )
 
 
-def _unused(name: str, taken: set[str]) -> str:
-    while name in taken:
-        name += "_"
-    taken.add(name)
+def _taken(name: str, names: set[str]) -> str:
+    """`name`, changed where another has it, and from now on in `names`."""
+    name = unused(name, names)
+    names.add(name)
     return name
