@@ -141,7 +141,8 @@ class CalibrationInputs:
     def samples(self) -> Samples:
         """The pixels that recovery learns from."""
         seed = self.file.spec.backend.quantize.seed
-        return sampling.sample(self.photos.photos, self.ops, seed=seed)
+        photos = self.photos.photos
+        return sampling.sample(photos, self.ops, seed=seed, threads=self.threads)
 
     def key(self, stage: str, floats: FloatNetwork, *parts: Any) -> str:
         """Digest of graph, pre-processing, images and tools, and of whatever else matters."""
@@ -262,15 +263,15 @@ def integer(
     """The integer network and its final thresholds, from the store where they are known."""
     logits = replace(floats, softmax=False)  # what thresholds and weights are chosen by
     if not recipe.needs_samples:
-        net, final = integer_network(logits, table, observed.histograms, Samples(()), recipe)
-        return replace(net, softmax=floats.softmax), final
+        made = integer_network(logits, table, observed.histograms, Samples(()), recipe)
+        return replace(made.network, softmax=floats.softmax), made.table
 
     def produce(path: Path) -> None:
         inputs.reporter.detail(f"weights: {recipe.rounding}; threshold search: {recipe.search}")
         with inputs.reporter.busy("weights and thresholds"):
-            net, final = integer_network(logits, table, observed.histograms, inputs.samples, recipe)
-        proto = qdq.write(net).SerializeToString(deterministic=True)
-        text = final.to_json().encode()
+            made = integer_network(logits, table, observed.histograms, inputs.samples, recipe)
+        proto = qdq.write(made.network).SerializeToString(deterministic=True)
+        text = made.table.to_json().encode()
         path.write_bytes(len(text).to_bytes(8, "little") + text + proto)
 
     key = inputs.key("integer", floats, table.to_json(), asdict(recipe))

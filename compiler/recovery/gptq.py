@@ -23,7 +23,7 @@ adds; the weights of the correction, whose float input is 0, are rounded to near
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -44,6 +44,7 @@ from compiler.recovery.samples import Samples
 DAMPING = 0.01
 CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8)  # weight scales tried, as parts of the one that never clips
 FLAT = 0.03  # of the mean variance: where a window counts as flat
+_COLUMNS = 2**26  # values of im2col columns held at once; a tile has three matrices of them
 _POLISH = 4  # sweeps of coordinate descent
 
 
@@ -78,8 +79,8 @@ def gptq(
 ) -> Rounded:
     """Rounds the weights of all layers, in topological order, to serve the quantized inputs.
 
-    The same samples give the same bytes: sums run over the tiles in their order, BLAS on one
-    thread.
+    The same samples give the same bytes: sums run over the tiles in their order, each tile's BLAS
+    on one thread.
     """
     rounded = nearest(net, per_channel=per_channel, power2=power2)
     values: list[dict[str, reference.Array]] = [{net.input: x[0]} for x in samples.tiles]
@@ -94,12 +95,19 @@ def gptq(
                 rounded = _with_layer(rounded, op, weight, bias)
             integer = rounded.network(table)
             later = {name for names in reads[i + 1 :] for name in names}
-            for tile in values:
-                made = integer.ops[i]
-                tile[made.output] = reference.GOLDEN[type(made)](made, integer, tile)
+            for tile, y in zip(values, _golden(i, integer, samples, values), strict=True):
+                tile[op.output] = y
                 for name in set(tile) - later:
                     del tile[name]
     return rounded
+
+
+def _golden(
+    i: int, net: Network, samples: Samples, values: Sequence[Mapping[str, reference.Array]]
+) -> Iterator[reference.Array]:
+    """What operator `i` makes of each tile, by the golden model."""
+    op = net.ops[i]
+    return samples.each(lambda t, _: reference.GOLDEN[type(op)](op, net, values[t]))
 
 
 def _reads(net: FloatNetwork, op: FloatOp) -> tuple[str, ...]:
@@ -134,12 +142,12 @@ def _moments(
     zero_point, fill = integer.tensors[op.input].q.zero_point, integer.padding(op.input)
     low = low_input(net, op)
     inputs = op.weight.shape[1]
-    n = int(np.prod(op.weight.shape[1:])) + 1
-    h, c = np.zeros((op.groups, n, n)), np.zeros((op.groups, n, n))
-    for tile, known in zip(samples.tiles, values, strict=True):
-        exact = floats.of(tile)[op.input]
+
+    def of_tile(i: int, tile: F32) -> list[_Moments]:
+        known, exact = values[i], floats.of(tile)[op.input]
         if low:
             exact = exact - qparams.dequantize(known[low].astype(np.int8), integer.tensors[low].q)
+        found = []
         for g in range(op.groups):
             part = slice(g * inputs, (g + 1) * inputs)
             u_q = _columns(op, known[op.input][part], zero_point, fill)
@@ -148,8 +156,16 @@ def _moments(
                 kept = _unsaturated(u_q, zero_point)
                 u_q, u_f = u_q[:, kept], u_f[:, kept]
             weighed = u_q * _importance(u_f, op.kernel)
-            h[g] += weighed @ u_q.T
-            c[g] += weighed @ u_f.T
+            found.append(_Moments(weighed @ u_q.T, weighed @ u_f.T))
+        return found
+
+    n = int(np.prod(op.weight.shape[1:])) + 1
+    h, c = np.zeros((op.groups, n, n)), np.zeros((op.groups, n, n))
+    largest = max(int(np.prod(tile.shape[2:])) for tile in samples.tiles)
+    for found in samples.each(of_tile, at_once=_COLUMNS // (n * largest)):
+        for g, moments in enumerate(found):
+            h[g] += moments.h
+            c[g] += moments.c
     return [_Moments(*pair) for pair in zip(h, c, strict=True)]
 
 

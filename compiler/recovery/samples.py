@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -16,18 +19,50 @@ TILE = 128
 _MANY = 32  # images that need no harder companions
 _BARS = 8
 _SMALLEST = 32  # pixels a side of a companion
+T = TypeVar("T")
 _Span = tuple[np.float32, np.float32]  # the least and the greatest value of all tiles
 
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Network inputs, float32 [1, C, h, w] each, in the order of their images' digests."""
+    """Network inputs, float32 [1, C, h, w] each, in the order of their images' digests.
+
+    Attributes:
+        threads: how many tiles are worked on at once; no result depends on it.
+    """
 
     tiles: tuple[F32, ...]
+    threads: int = 1
+
+    def each(self, f: Callable[[int, F32], T], *, at_once: int | None = None) -> Iterator[T]:
+        """f(number, tile) of every tile, in their order: a sum over them has the same bits always.
+
+        At most a few results wait to be asked for.
+
+        Args:
+            at_once: most tiles at a time, where their memory sets a limit.
+        """
+        workers = max(1, min(self.threads, at_once or self.threads))
+        if workers == 1:
+            yield from map(f, range(len(self.tiles)), self.tiles)
+            return
+        waiting: deque[Future[T]] = deque()
+        with ThreadPoolExecutor(workers) as pool:
+            for i, tile in enumerate(self.tiles):
+                waiting.append(pool.submit(f, i, tile))
+                if len(waiting) > workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
 
 
 def sample(
-    photos: Sequence[Photo], ops: Sequence[ProcessOp], *, seed: int, pixels: int = PIXELS
+    photos: Sequence[Photo],
+    ops: Sequence[ProcessOp],
+    *,
+    seed: int,
+    threads: int = 1,
+    pixels: int = PIXELS,
 ) -> Samples:
     """Whole images while they are small, else square tiles at random places.
 
@@ -49,7 +84,7 @@ def sample(
     tiles = [tile for key in sorted(by_digest) for tile in by_digest[key]]
     span = min(t.min() for t in tiles), max(t.max() for t in tiles)
     harder = _harder(tiles, span) if len(by_digest) < _MANY else ()
-    return Samples((*tiles, *harder, _wedge(tiles[0].shape[1], span)))
+    return Samples((*tiles, *harder, _wedge(tiles[0].shape[1], span)), threads)
 
 
 def _harder(tiles: Sequence[F32], span: _Span) -> Iterator[F32]:

@@ -2,12 +2,20 @@
 
 The error is that of the network with its activations quantized, its weights rounded or not, over
 the samples (`Wanted.error`). Weights stay as they are; the caller rounds them again for the
-thresholds found.
+thresholds found, and takes the better end of two descents (`recipe`): a method that clips too much
+leaves the first in a valley of its own, and the second starts where nothing is clipped.
+
+What the samples do not show would be clipped first, so of ranges that hardly differ in error the
+wider is taken (`_CAUTION`). The graph input keeps its range: every image uses all of it. Tensors
+that a Concat joins move together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -19,127 +27,153 @@ from calib.table import CalibrationTable, TensorCalibration
 from compiler.calibrate import concat_groups
 from compiler.floatnet import FloatNetwork
 from compiler.lowparts import completed, derived
+from compiler.recovery.samples import Samples
 from compiler.recovery.wanted import Wanted
 
-_FACTORS = (2.0**0.25, 2.0**0.125)  # of a threshold, tried up and down, coarse first
+COARSE, FINE = (2, 1), (1,)
 _SWEEPS = 2
 _BEYOND = 2.0
 _CAUTION = 0.1  # how much a range not covered counts: its power divides the error
-Bounds = tuple[float, float]
+Model = Callable[[CalibrationTable], onnx.ModelProto]
+End = tuple[tuple[str, ...], int]  # names of the tensors that share a range; 0 its low end, 1 high
+Place = tuple[int, ...]
 
 
-def search(
-    net: FloatNetwork,
-    model: Callable[[CalibrationTable], onnx.ModelProto],
-    table: CalibrationTable,
-    histograms: Mapping[str, Histogram],
-    wanted: Wanted,
-    *,
-    symmetric: bool,
-) -> CalibrationTable:
-    """The ranges of least output error near those of `table`, or near all that was seen.
+@dataclass(frozen=True, eq=False)
+class Landscape:
+    """The output error over the ranges of a network's activations.
 
-    A method that clips too much leaves the descent in a valley of its own: where clipping nothing
-    has the smaller error, it starts from there. What the samples do not show would be clipped
-    first, so of ranges that hardly differ in error the wider is taken (`_CAUTION`).
-
-    The graph input keeps its range: every image uses all of it. Tensors that a Concat joins move
-    together.
-
-    Args:
-        model: the network with the activations of a table quantized, weights rounded or not.
+    Attributes:
         histograms: of every rounding point, for the ranges seen and the clipped fractions.
         wanted: what `net` makes of the samples.
+        units: the rounding points whose ranges are free, in order, joined ones together.
     """
 
-    units = _movable(net)
+    net: FloatNetwork
+    histograms: Mapping[str, Histogram]
+    wanted: Wanted
+    symmetric: bool
+    units: tuple[tuple[str, ...], ...]
 
-    def whole(candidate: CalibrationTable) -> CalibrationTable:
-        return completed(net, candidate, histograms, symmetric=symmetric)
+    @classmethod
+    def of(
+        cls,
+        net: FloatNetwork,
+        histograms: Mapping[str, Histogram],
+        samples: Samples,
+        *,
+        symmetric: bool,
+    ) -> Landscape:
+        """The landscape of `net` over `samples`."""
+        return cls(net, histograms, Wanted.of(net, samples), symmetric, tuple(_movable(net)))
 
-    def error(candidate: CalibrationTable) -> float:
-        covered = float(np.prod([_covered(candidate[p]) for names in units for p in names]))
-        return wanted.error(model(whole(candidate))) / float(covered**_CAUTION)
+    def error(self, model: Model, table: CalibrationTable) -> float:
+        """Squared output error, greater for what a range leaves out.
 
-    starts = [table, _unclipped(table, histograms, units, symmetric)]
-    best, least = min(((t, error(t)) for t in starts), key=lambda start: start[1])
-    for _ in range(_SWEEPS):
-        before = least
-        for names in units:
-            for end in (1,) if symmetric else (1, 0):
-                best, least = _walk(best, least, names, end, histograms, symmetric, error)
-        if least > 0.999 * before:
-            break
-    return whole(best)
+        Args:
+            model: the network with the activations of a table quantized, weights rounded or not.
+        """
+        free = [p for names in self.units for p in names]
+        covered = float(np.prod([_covered(table[p]) for p in free]))
+        return self.wanted.error(model(self.whole(table))) / float(covered**_CAUTION)
+
+    def whole(self, table: CalibrationTable) -> CalibrationTable:
+        """The table with the ranges that follow from others (`lowparts.completed`)."""
+        return completed(self.net, table, self.histograms, symmetric=self.symmetric)
+
+    def unclipped(self, table: CalibrationTable) -> CalibrationTable:
+        """The table of the method `max`, but for the graph input."""
+        tensors = dict(table.tensors)
+        for names in self.units:
+            ends = [Max().range(self.histograms[name], self.symmetric) for name in names]
+            low, high = min(low for low, _ in ends), max(high for _, high in ends)
+            for name in names:
+                tensors[name] = self._range(name, low, high, Max.name)
+        return self.whole(CalibrationTable(tensors))
+
+    def descend(
+        self, model: Model, start: CalibrationTable, sizes: Sequence[int]
+    ) -> tuple[CalibrationTable, float]:
+        """The ranges of least error that small steps from `start` lead to, and the error.
+
+        A place on the way tells how many eighths of an octave each end is from its start.
+
+        Args:
+            sizes: of the steps, in eighths of an octave, large ones first.
+        """
+        ends = self._ends(start)
+
+        @functools.cache
+        def error(place: Place) -> float:
+            table = self._at(place, ends, start)
+            return self.error(model, table) if table else math.inf
+
+        best: Place = (0,) * len(ends)
+        for _ in range(_SWEEPS):
+            before = error(best)
+            for i in range(len(ends)):
+                best = _walked(error, best, i, sizes)
+            if error(best) > 0.999 * before:
+                break
+        found = self._at(best, ends, start)
+        assert found is not None
+        return self.whole(found), error(best)
+
+    def _ends(self, start: CalibrationTable) -> list[End]:
+        """The ends of ranges that can move: the upper one of symmetric ranges, none at 0."""
+        sides = (1,) if self.symmetric else (1, 0)
+        ends = [(names, side) for names in self.units for side in sides]
+        return [end for end in ends if _bounds(start[end[0][0]])[end[1]]]
+
+    def _at(
+        self, place: Place, ends: Sequence[End], start: CalibrationTable
+    ) -> CalibrationTable | None:
+        """The table at a place; none beyond `_BEYOND` times what the histograms saw.
+
+        Not at what they saw: the samples may show more than they did.
+        """
+        tensors = dict(start.tensors)
+        for (names, side), eighths in zip(ends, place, strict=True):
+            if not eighths:
+                continue
+            bounds = list(_bounds(tensors[names[0]]))
+            bounds[side] = float(np.float32(bounds[side] * 2 ** (eighths / 8)))
+            if self.symmetric:
+                bounds[0] = -bounds[1]
+            shown = [self.histograms[name] for name in names]
+            if max(-bounds[0], bounds[1]) > _BEYOND * max(max(-h.low, h.high) for h in shown):
+                return None
+            for name in names:
+                tensors[name] = self._range(name, bounds[0], bounds[1], start[name].method)
+        return CalibrationTable(tensors)
+
+    def _range(self, name: str, low: float, high: float, method: str) -> TensorCalibration:
+        return calib_table.from_range(self.histograms[name], low, high, method, self.symmetric)
+
+
+def _bounds(t: TensorCalibration) -> tuple[float, float]:
+    return t.low, t.high
+
+
+def _walked(error: Callable[[Place], float], best: Place, i: int, sizes: Sequence[int]) -> Place:
+    """Moves end `i` downhill; finer steps go only to the side where the last ones rose less."""
+
+    def stepped(by: int) -> Place:
+        return (*best[:i], best[i] + by, *best[i + 1 :])
+
+    sides = [1, -1]
+    for size in sizes:
+        for side in sides:
+            while error(stepped(side * size)) < error(best):
+                best = stepped(side * size)
+        sides = [min(1, -1, key=lambda side: error(stepped(side * size)))]
+    return best
 
 
 def _covered(t: TensorCalibration) -> float:
     """The part of the range seen that a range holds: 1 where nothing is clipped."""
     seen = t.max - t.min
     return max(min(t.high, t.max) - max(t.low, t.min), 1e-9 * seen) / seen if seen else 1.0
-
-
-def _unclipped(
-    table: CalibrationTable,
-    histograms: Mapping[str, Histogram],
-    units: list[tuple[str, ...]],
-    symmetric: bool,
-) -> CalibrationTable:
-    """The table of the method `max`, but for the graph input."""
-    tensors = dict(table.tensors)
-    for names in units:
-        ends = [Max().range(histograms[name], symmetric) for name in names]
-        low, high = min(low for low, _ in ends), max(high for _, high in ends)
-        for name in names:
-            tensors[name] = calib_table.from_range(histograms[name], low, high, Max.name, symmetric)
-    return CalibrationTable(tensors)
-
-
-def _walk(
-    table: CalibrationTable,
-    least: float,
-    names: tuple[str, ...],
-    end: int,
-    histograms: Mapping[str, Histogram],
-    symmetric: bool,
-    error: Callable[[CalibrationTable], float],
-) -> tuple[CalibrationTable, float]:
-    """Moves one end of a range downhill, first in large steps."""
-    for factor in _FACTORS:
-        for direction in (factor, 1 / factor):
-            while True:
-                moved = _moved(table, names, end, direction, histograms, symmetric)
-                if moved == table or (found := error(moved)) >= least:
-                    break
-                table, least = moved, found
-    return table, least
-
-
-def _moved(
-    table: CalibrationTable,
-    names: tuple[str, ...],
-    end: int,
-    factor: float,
-    histograms: Mapping[str, Histogram],
-    symmetric: bool,
-) -> CalibrationTable:
-    """The table with one end of the named tensors' ranges times `factor`.
-
-    At most `_BEYOND` times what the histograms saw: the samples may show more than they did.
-    """
-    tensors = dict(table.tensors)
-    seen = max(abs(h) for n in names for h in (histograms[n].low, histograms[n].high))
-    for name in names:
-        t = tensors[name]
-        bounds = [t.low, t.high]
-        bounds[end] = float(np.float32(bounds[end] * factor))
-        if symmetric:
-            bounds[0] = -bounds[1]
-        if max(-bounds[0], bounds[1]) <= _BEYOND * seen:
-            tensors[name] = calib_table.from_range(
-                histograms[name], bounds[0], bounds[1], t.method, symmetric
-            )
-    return CalibrationTable(tensors)
 
 
 def _movable(net: FloatNetwork) -> list[tuple[str, ...]]:

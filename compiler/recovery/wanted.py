@@ -30,7 +30,7 @@ class Wanted:
     def of(cls, net: FloatNetwork, samples: Samples) -> Wanted:
         """What `net` makes of the samples."""
         floats = FloatValues(net, [net.output])
-        return cls(samples, tuple(floats.of(tile)[net.output] for tile in samples.tiles))
+        return cls(samples, tuple(samples.each(lambda _, tile: floats.of(tile)[net.output])))
 
     def error(self, model: onnx.ModelProto) -> float:
         """Mean squared error of a model's output over all values of all samples.
@@ -38,12 +38,12 @@ class Wanted:
         The model runs in ONNX Runtime, unoptimized: its Q/DQ nodes round as they stand there.
         """
         session = Session(model, optimize=False)
-        total, count = 0.0, 0
-        for tile, wanted in zip(self.samples.tiles, self.outputs, strict=True):
-            difference = session.run(tile)[0].astype(np.float64) - wanted
-            total += float((difference**2).sum())
-            count += difference.size
-        return total / count
+
+        def squares(i: int, tile: F32) -> float:
+            difference = session.run(tile)[0].astype(np.float64) - self.outputs[i]
+            return float((difference**2).sum())
+
+        return sum(self.samples.each(squares)) / sum(wanted.size for wanted in self.outputs)
 
 
 def unrounded(net: FloatNetwork, table: CalibrationTable) -> onnx.ModelProto:

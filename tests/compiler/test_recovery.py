@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from compiler.recovery.centre import centred
 from compiler.recovery.channels import FIXED, channel_classes, groups
 from compiler.recovery.recipe import Recipe, equalization, integer_network
 from compiler.recovery.samples import Samples, sample
-from compiler.recovery.search import search
+from compiler.recovery.search import COARSE, Landscape
 from compiler.recovery.split import split_residuals
 from compiler.recovery.wanted import Wanted, unrounded
 from compiler.recovery.weightcost import weight_costs
@@ -329,10 +330,9 @@ def test_search_finds_the_threshold_that_was_spoiled():
     spoiled = CalibrationTable(
         {**start.tensors, name: from_range(hists[name], -narrow, narrow, "max", True)}
     )
-    wanted = Wanted.of(net, data)
-    found = search(
-        net, lambda t: qdq.write(rounded.network(t)), spoiled, hists, wanted, symmetric=True
-    )
+    land = Landscape.of(net, hists, data, symmetric=True)
+    found, least = land.descend(lambda t: qdq.write(rounded.network(t)), spoiled, COARSE)
+    assert least < land.error(lambda t: qdq.write(rounded.network(t)), spoiled)
     assert found[name].high > 2 * narrow
     assert found[net.ops[0].output] == start[net.ops[0].output]
     assert error(rounded.network(found), net, data) < 0.5 * error(
@@ -343,13 +343,13 @@ def test_search_finds_the_threshold_that_was_spoiled():
 def test_the_whole_recipe_beats_its_start():
     net = fusion.fuse(bicubic_plusplus().model())
     data = samples(net, size=(32, 32))
-    plain, _ = integer_network(
+    plain = integer_network(
         net, table(net, data), histograms(net, data), data, Recipe(symmetric=True)
     )
     recipe = Recipe(symmetric=True, equalize=True, rounding="gptq", search="output")
     equal = equalize.equalize(net, equalization(net, data, recipe).factors)
-    best, _ = integer_network(equal, table(equal, data), histograms(equal, data), data, recipe)
-    assert error(best, net, data) < 0.7 * error(plain, net, data)
+    best = integer_network(equal, table(equal, data), histograms(equal, data), data, recipe)
+    assert error(best.network, net, data) < 0.7 * error(plain.network, net, data)
 
 
 def test_samples_depend_on_the_content_of_the_images_alone(tmp_path: Path):
@@ -400,23 +400,26 @@ def test_auto_ranks_thresholds_by_the_output() -> None:
     assert free < both < 20 * free
 
 
-def test_the_search_leaves_the_valley_of_a_method_that_clips() -> None:
+@pytest.mark.parametrize("rounding", ["nearest", "gptq"])
+@pytest.mark.parametrize("clipped", [1.5, 5.0, 30.0])
+def test_no_method_ends_worse_than_max(
+    clipped: float, rounding: Literal["nearest", "gptq"]
+) -> None:
     net = network("bicubic_plusplus")
     data = samples(net)
     seen, wide = histograms(net, data), table(net, data)
-    bad = CalibrationTable(
+    narrow = CalibrationTable(
         {
             p: wide[p]
             if p == net.quantize_input.output
-            else from_range(seen[p], -wide[p].high / 30, wide[p].high / 30, "bad", True)
+            else from_range(seen[p], -wide[p].high / clipped, wide[p].high / clipped, "bad", True)
             for p in wide
         }
     )
-    rounded = gptq.nearest(net, per_channel=True, power2=False)
-    wanted = Wanted.of(net, data)
-    found = search(net, lambda t: qdq.write(rounded.network(t)), bad, seen, wanted, symmetric=True)
-    best = search(net, lambda t: qdq.write(rounded.network(t)), wide, seen, wanted, symmetric=True)
-    assert found.to_json() == best.to_json()
+    recipe = Recipe(symmetric=True, rounding=rounding, search="output")
+    best, found = (integer_network(net, t, seen, data, recipe) for t in (wide, narrow))
+    assert error(found.network, net, data) <= error(best.network, net, data)
+    assert {found.table[p].method for p in net.rounding_points[1:]} <= {"bad", "max"}
 
 
 def test_the_error_is_a_mean_over_values_not_over_samples() -> None:
