@@ -152,11 +152,13 @@ def _moments(
             part = slice(g * inputs, (g + 1) * inputs)
             u_q = _columns(op, known[op.input][part], zero_point, fill)
             u_f = _columns(op, exact[part], 0, net.outside(op.input))
+            kept = np.ones(u_q.shape[1], np.bool_)
             if op.input != net.ops[0].output:
                 kept = _unsaturated(u_q, zero_point)
-                u_q, u_f = u_q[:, kept], u_f[:, kept]
-            weighed = u_q * _importance(u_f, op.kernel)
-            found.append(_Moments(weighed @ u_q.T, weighed @ u_f.T))
+            root = np.sqrt(_importance(u_f, op.kernel, kept))
+            u_q *= root
+            u_f *= root
+            found.append(_Moments(u_q @ u_q.T, u_q @ u_f.T))
         return found
 
     n = int(np.prod(op.weight.shape[1:])) + 1
@@ -169,19 +171,17 @@ def _moments(
     return [_Moments(*pair) for pair in zip(h, c, strict=True)]
 
 
-def _importance(u_f: F64, kernel: Size) -> F64:
-    """Weight of every column, 1 on average: binary64 [positions].
+def _importance(u_f: F64, kernel: Size, kept: NDArray[np.bool_]) -> F64:
+    """Weight of every column, 1 on average over those kept, 0 of others: binary64 [positions].
 
     Args:
         u_f: float columns [channels * kh * kw + 1, positions].
     """
     windows = u_f[:-1].reshape(-1, kernel[0] * kernel[1], u_f.shape[1])
     variance = windows.var(axis=1).mean(axis=0)
-    if not variance.any():
-        return np.ones_like(variance)
-    weight: F64 = 1 / (variance + FLAT * variance.mean())
-    weight /= weight.mean()
-    return weight
+    flat = FLAT * variance[kept].mean()
+    weight = kept / (variance + flat) if flat else kept.astype(np.float64)
+    return np.asarray(weight / weight[kept].mean(), np.float64)
 
 
 def _unsaturated(u_q: F64, zero_point: int) -> NDArray[np.bool_]:

@@ -30,8 +30,7 @@ from compiler.lowparts import completed, derived
 from compiler.recovery.samples import Samples
 from compiler.recovery.wanted import Wanted
 
-COARSE, FINE = (2, 1), (1,)
-_SWEEPS = 2
+COARSE, FINE = ((2, 1), (1,)), ((1,),)  # sweeps of a descent
 _BEYOND = 2.0
 _CAUTION = 0.1  # how much a range not covered counts: its power divides the error
 Model = Callable[[CalibrationTable], onnx.ModelProto]
@@ -92,14 +91,14 @@ class Landscape:
         return self.whole(CalibrationTable(tensors))
 
     def descend(
-        self, model: Model, start: CalibrationTable, sizes: Sequence[int]
+        self, model: Model, start: CalibrationTable, sweeps: Sequence[Sequence[int]]
     ) -> tuple[CalibrationTable, float]:
         """The ranges of least error that small steps from `start` lead to, and the error.
 
         A place on the way tells how many eighths of an octave each end is from its start.
 
         Args:
-            sizes: of the steps, in eighths of an octave, large ones first.
+            sweeps: over all ends: the sizes of steps in eighths of an octave, large ones first.
         """
         ends = self._ends(start)
 
@@ -109,7 +108,7 @@ class Landscape:
             return self.error(model, table) if table else math.inf
 
         best: Place = (0,) * len(ends)
-        for _ in range(_SWEEPS):
+        for sizes in sweeps:
             before = error(best)
             for i in range(len(ends)):
                 best = _walked(error, best, i, sizes)
