@@ -105,7 +105,7 @@ class Landscape:
         @functools.cache
         def error(place: Place) -> float:
             table = self._at(place, ends, start)
-            return self.error(model, table) if table else math.inf
+            return math.inf if table is None else self.error(model, table)
 
         best: Place = (0,) * len(ends)
         for sizes in sweeps:

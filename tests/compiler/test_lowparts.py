@@ -31,7 +31,7 @@ def integer(net: FloatNetwork, **recipe: object) -> Network:
     data = samples(net)
     seen, start = histograms(net, data), table(net, data, symmetric=bool(recipe["symmetric"]))
     start = completed(net, start, seen, symmetric=bool(recipe["symmetric"]))
-    return integer_network(net, start, seen, data, Recipe(**recipe))[0]  # type: ignore[arg-type]
+    return integer_network(net, start, seen, data, Recipe(**recipe)).network  # type: ignore[arg-type]
 
 
 def test_the_function_stays_and_the_low_part_is_zero() -> None:

@@ -352,6 +352,32 @@ def test_the_whole_recipe_beats_its_start():
     assert error(best.network, net, data) < 0.7 * error(plain.network, net, data)
 
 
+@pytest.mark.parametrize("name", ["bicubic_plusplus", "espcn"])
+def test_no_result_depends_on_the_threads(name: str) -> None:
+    net, recipe = network(name), Recipe(symmetric=False, rounding="gptq", search="output")
+    data = samples(net, count=5)
+    start, seen = table(net, data, symmetric=False), histograms(net, data)
+    one, many = (
+        integer_network(net, start, seen, Samples(data.tiles, threads), recipe)
+        for threads in (1, 3)
+    )
+    assert qdq.write(one.network) == qdq.write(many.network)
+    assert one.table == many.table
+
+
+@given(st.integers(1, 4), st.integers(0, 9), st.one_of(st.none(), st.integers(0, 5)))
+def test_tiles_come_in_order(threads: int, count: int, at_once: int | None) -> None:
+    data = Samples(tuple(np.full((1, 1, 1, 1), i, np.float32) for i in range(count)), threads)
+    found = list(data.each(lambda i, tile: (i, tile.item()), at_once=at_once))
+    assert found == [(i, i) for i in range(count)]
+
+
+def test_the_error_of_a_tile_reaches_the_caller() -> None:
+    data = Samples(tuple(np.zeros((1, 1, 1, 1), np.float32) for _ in range(5)), threads=2)
+    with pytest.raises(ZeroDivisionError):
+        list(data.each(lambda i, _: 1 // (3 - i)))
+
+
 def test_samples_depend_on_the_content_of_the_images_alone(tmp_path: Path):
     photos = []
     for i, size in enumerate([(40, 30), (300, 310), (50, 50)]):
