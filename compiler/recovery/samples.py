@@ -42,7 +42,7 @@ class Samples:
         Args:
             at_once: most tiles at a time, where their memory sets a limit.
         """
-        workers = max(1, min(self.threads, at_once or self.threads))
+        workers = self.threads if at_once is None else max(1, min(self.threads, at_once))
         if workers == 1:
             yield from map(f, range(len(self.tiles)), self.tiles)
             return
