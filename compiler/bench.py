@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from compiler import cli, peers, qdq, runner
 from compiler import latency as clock
-from compiler.host import Host
+from compiler.host import FEATURES, Host, require
 from compiler.latency import Latency, Track
 from compiler.network import Network, Size
 from compiler.progress import Reporter
@@ -157,6 +157,7 @@ def parser() -> argparse.ArgumentParser:
             "artifacts/bpp3x_int8",
             "artifacts/bpp3x_int8 --peers --layers --save",
             "artifacts/bpp3x_int8 --threads 1 --runs 50 --json -",
+            "artifacts/bpp3x_int8 --peers --isa avx2",
         ),
     )
     result.add_argument("bundle", type=Path, metavar="BUNDLE", help="a bundle's directory")
@@ -168,6 +169,12 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--layers", action="store_true", help="also each layer alone")
     result.add_argument(
         "--threads", type=cli.count, metavar="N", help="build for N threads instead"
+    )
+    result.add_argument(
+        "--isa",
+        choices=tuple(FEATURES),
+        help="build for this instruction set instead, and hold OpenVINO to it (ONNX Runtime has no"
+        " such switch): what a processor without the others would measure",
     )
     result.add_argument(
         "--runs", type=cli.count, default=RUNS, metavar="N", help=f"calls of each, default {RUNS}"
@@ -183,8 +190,9 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
     from compiler import bundle, measured
 
     engine = bundle.load(args.bundle).engine
-    if args.threads not in (None, engine.host.threads):
-        other = Host(engine.host.isa, args.threads)
+    other = Host(args.isa or engine.host.isa, args.threads or engine.host.threads)
+    if other != engine.host:
+        require(other.isa)
         engine = replace(engine, host=other, main_library=None)
     net, size, host = engine.main_net, engine.main_size, engine.host
     x = measured.input_for(net, size)
@@ -193,6 +201,8 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
     used = memory(path, host, x)
     others: dict[str, Callable[[], object]] = {}
     if args.peers:
+        if args.isa:
+            peers.hold_openvino_to(args.isa)
         with reporter.busy("preparing the peers"):
             others = peer_calls(engine.fp32, engine.net, size, host.threads)
 

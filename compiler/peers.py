@@ -6,6 +6,7 @@ OpenVINO, ONNX Runtime's QDQ graph with its optimizations off, where its sums ca
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -20,6 +21,13 @@ from compiler import runner
 from compiler.errors import HostError
 from compiler.scaling import Net
 
+_ONEDNN = {  # its names of the instruction sets
+    "portable": "SSE41",
+    "avx2": "AVX2",
+    "avxvnni": "AVX2_VNNI",
+    "avx512": "AVX512_CORE",
+    "vnni": "AVX512_CORE_VNNI",
+}
 METHODS = ("MinMax", "Percentile", "Entropy")  # ONNX Runtime's names
 
 
@@ -69,6 +77,14 @@ def nncf_int8(fp32: onnx.ModelProto, images: Sequence[F32], preset: str) -> Net:
         return np.asarray(compiled(x)[0], np.float32)
 
     return run
+
+
+def hold_openvino_to(isa: str) -> None:
+    """OpenVINO's kernels use no later instruction set than this one, a key of `host.FEATURES`.
+
+    It reads the variable of oneDNN, which its CPU plugin is built on, when it is first used.
+    """
+    os.environ["ONEDNN_MAX_CPU_ISA"] = _ONEDNN[isa]
 
 
 def packages() -> tuple[Any, Any]:

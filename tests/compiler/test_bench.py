@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import json
+import os
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from compiler import bench, latency, measured
-from compiler.host import detect
+from compiler import bench, latency, measured, peers, pipeline
+from compiler.host import FEATURES, detect
 from compiler.kernels.measure import multiplications
 from compiler.library import build_library, load_library
+from compiler.progress import silent
 from tests.networks import bicubic_plusplus
 
 
@@ -45,3 +48,22 @@ def test_each_timed_call_follows_untimed_ones_of_its_own() -> None:
     called.clear()
     latency.measure(calls, runs=2, warmup=1)
     assert "".join(called) == "ababab"
+
+
+def test_openvino_is_held_to_every_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "")
+    held = []
+    for isa in FEATURES:
+        peers.hold_openvino_to(isa)
+        held.append(os.environ["ONEDNN_MAX_CPU_ISA"])
+    assert held == ["SSE41", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI"]
+
+
+def test_a_bundle_is_measured_with_another_instruction_set(
+    tiny_build: pipeline.Result, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = [str(tiny_build.bundle), "--isa", "portable", "--runs", "1", "--json", "-"]
+    assert bench.run(bench.parser().parse_args(args), silent()) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["machine"]["isa"] == "portable"
+    assert report["library"]["median_ms"] > 0
