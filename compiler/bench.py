@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from compiler import cli, peers, qdq, runner
 from compiler import latency as clock
+from compiler.errors import HostError
 from compiler.host import FEATURES, Host, require
 from compiler.latency import Latency, Track
 from compiler.network import Network, Size
@@ -173,8 +174,8 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--isa",
         choices=tuple(FEATURES),
-        help="build for this instruction set instead, and hold OpenVINO to it (ONNX Runtime has no"
-        " such switch): what a processor without the others would measure",
+        help="build for this instruction set instead, and hold OpenVINO's convolutions to it (ONNX"
+        " Runtime has no such switch): about what a processor without the others would measure",
     )
     result.add_argument(
         "--runs", type=cli.count, default=RUNS, metavar="N", help=f"calls of each, default {RUNS}"
@@ -193,6 +194,12 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
     other = Host(args.isa or engine.host.isa, args.threads or engine.host.threads)
     if other != engine.host:
         require(other.isa)
+        if args.save:
+            raise HostError(
+                "--save keeps the figures of the bundle's own library",
+                where="--isa" if args.isa else "--threads",
+                fix="leave it out, or take --json FILE instead of --save",
+            )
         engine = replace(engine, host=other, main_library=None)
     net, size, host = engine.main_net, engine.main_size, engine.host
     x = measured.input_for(net, size)
@@ -213,6 +220,8 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
     ours = times["library"].to_json() | {"memory_bytes": used.beyond_io_bytes}
     report = measured.latency_figures(engine, ours, {name: times[name] for name in others})
     _print_times(times, reporter)
+    if args.isa and others:
+        report["openvino_held_to"] = args.isa
     if args.layers:
         parts, peaks = layers(net, size, host, args.runs, rounds("layers"))
         report["layers"] = [p.to_json() for p in parts]

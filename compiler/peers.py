@@ -80,9 +80,10 @@ def nncf_int8(fp32: onnx.ModelProto, images: Sequence[F32], preset: str) -> Net:
 
 
 def hold_openvino_to(isa: str) -> None:
-    """OpenVINO's kernels use no later instruction set than this one, a key of `host.FEATURES`.
+    """OpenVINO's convolutions use no later instruction set than this one, a key of `FEATURES`.
 
-    It reads the variable of oneDNN, which its CPU plugin is built on, when it is first used.
+    They are oneDNN's, which reads the variable when it is first used; of its own kernels some, such
+    as that of the pixel shuffle, use what the processor has.
     """
     os.environ["ONEDNN_MAX_CPU_ISA"] = _ONEDNN[isa]
 

@@ -1,1 +1,1 @@
-"""Accuracy recovery: equalization, weight rounding and threshold search, all in closed form."""
+"""Accuracy recovery: equalization and weight rounding in closed form, and a threshold search."""

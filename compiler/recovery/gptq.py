@@ -23,6 +23,7 @@ adds; the weights of the correction, whose float input is 0, are rounded to near
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -37,14 +38,14 @@ from compiler import quantize, reference
 from compiler.float_values import FloatValues
 from compiler.floatnet import FloatConv, FloatNetwork, FloatOp
 from compiler.lowparts import corrections, low_input
-from compiler.network import ConvChain, Network, Size
+from compiler.network import ConvChain, Network, Size, output_size
 from compiler.quantize import RoundedWeights
 from compiler.recovery.samples import Samples
 
 DAMPING = 0.01
 CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8)  # weight scales tried, as parts of the one that never clips
 FLAT = 0.03  # of the mean variance: where a window counts as flat
-_COLUMNS = 2**26  # values of im2col columns held at once; a tile has three matrices of them
+_COLUMNS = 2**26  # values of im2col columns held at once (512 MB); a tile has two matrices of them
 _POLISH = 4  # sweeps of coordinate descent
 
 
@@ -163,8 +164,9 @@ def _moments(
 
     n = int(np.prod(op.weight.shape[1:])) + 1
     h, c = np.zeros((op.groups, n, n)), np.zeros((op.groups, n, n))
-    largest = max(int(np.prod(tile.shape[2:])) for tile in samples.tiles)
-    for found in samples.each(of_tile, at_once=_COLUMNS // (n * largest)):
+    shapes = [known[op.input].shape for known in values]
+    positions = max(math.prod(output_size(op, (h, w))) for _, h, w in shapes)
+    for found in samples.each(of_tile, at_once=_COLUMNS // (2 * n * positions)):
         for g, moments in enumerate(found):
             h[g] += moments.h
             c[g] += moments.c

@@ -16,10 +16,10 @@ from compiler.recovery import centre, gptq, scales, sensitivity, split, wide
 from compiler.recovery.equalize import Equalization
 from compiler.recovery.gptq import Rounded
 from compiler.recovery.samples import Samples
-from compiler.recovery.search import COARSE, FINE, Landscape
+from compiler.recovery.search import FIRST, LAST, Landscape
 from compiler.recovery.wanted import unrounded
 
-_DEEPER = 0.95  # differences below have been undone by rounding the weights
+_DEEPER = 0.95  # of two valleys' errors: closer ones came out alike with their weights rounded
 GPTQ_LEAVES = 0.02  # of the error of rounding to nearest, measured on Bicubic++ 2x and 3x
 
 
@@ -93,10 +93,11 @@ def integer_network(
 ) -> Integers:
     """Rounds the weights and searches the thresholds.
 
-    The search goes down from where nothing is clipped and from the method's thresholds. A valley
-    of the method's that is deeper than the other by more than rounding changes it (`_DEEPER`) is
-    followed to the end beside the other, and the less final error decides: no method ends with a
-    greater one than `max`.
+    The search goes down from where nothing is clipped and from the method's thresholds. Where the
+    method's valley is much the deeper (`_DEEPER`), both are followed to the end, and the less final
+    error decides; else the other is. So no method ends with a greater error than `max`, and most
+    end the same: Bicubic++ 2x with `mse` lost 0.0025 dB more than with `max` on Set5 while the
+    descent from the better start alone was followed, which rounding made the worse one.
 
     Args:
         net: equalized already, where the recipe asks for it; `table` and `histograms` are its own.
@@ -104,13 +105,16 @@ def integer_network(
     if recipe.search == "none":
         return Integers(_rounded(net, table, samples, recipe).network(table), table)
     land = Landscape.of(net, histograms, samples, symmetric=recipe.symmetric)
-    (wide, depth), (own, own_depth) = (
-        land.descend(lambda t: unrounded(net, t), start, COARSE)
-        for start in (land.unclipped(table), table)
-    )
-    valleys = [wide, own] if own_depth < _DEEPER * depth else [wide]
-    found = [_settled(land, valley, samples, recipe) for valley in valleys]
-    return min(found, key=lambda i: land.error(lambda _: qdq.write(i.network), i.table))
+    unclipped, own = land.unclipped(table), land.whole(table)
+    valley, depth = land.descend(lambda t: unrounded(net, t), unclipped, FIRST)
+    found = _settled(land, valley, samples, recipe)
+    if own == unclipped:
+        return found
+    valley, own_depth = land.descend(lambda t: unrounded(net, t), own, FIRST)
+    if own_depth >= _DEEPER * depth:
+        return found
+    other = _settled(land, valley, samples, recipe)
+    return min(found, other, key=lambda i: land.wanted.error(qdq.write(i.network)))
 
 
 def _settled(
@@ -118,11 +122,11 @@ def _settled(
 ) -> Integers:
     """Weights rounded for the thresholds, and thresholds searched again for the weights.
 
-    The first search was with weights not rounded: they are rounded to serve the thresholds that
-    they are given, and so hold a search where it began, but for fine steps.
+    The first search was with weights not rounded: GPTQ rounds them to serve the thresholds that it
+    is given, and so holds a search where it began, but for fine steps.
     """
     rounded = _rounded(land.net, valley, samples, recipe)
-    table, _ = land.descend(lambda t: qdq.write(rounded.network(t)), valley, FINE)
+    table, _ = land.descend(lambda t: qdq.write(rounded.network(t)), valley, LAST)
     if table != valley:
         rounded = _rounded(land.net, table, samples, recipe)
     return Integers(rounded.network(table), table)

@@ -1,13 +1,13 @@
-"""Thresholds by the output error itself: coordinate descent from where the method left them.
+"""Thresholds by the output error itself: coordinate descent over the ranges of activations.
 
 The error is that of the network with its activations quantized, its weights rounded or not, over
-the samples (`Wanted.error`). Weights stay as they are; the caller rounds them again for the
-thresholds found, and takes the better end of two descents (`recipe`): a method that clips too much
-leaves the first in a valley of its own, and the second starts where nothing is clipped.
+the samples (`Wanted.error`). Weights stay as they are; `recipe` rounds them again for the
+thresholds found, and chooses where to start: a method that clips too much leaves a descent in a
+valley of its own.
 
 What the samples do not show would be clipped first, so of ranges that hardly differ in error the
-wider is taken (`_CAUTION`). The graph input keeps its range: every image uses all of it. Tensors
-that a Concat joins move together.
+wider is taken (`_CAUTION`). Tensors that a Concat joins move together. The graph input alone keeps
+its range: every image uses all of it.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ import onnx
 from calib import table as calib_table
 from calib.histogram import Histogram
 from calib.methods import Max
-from calib.table import CalibrationTable, TensorCalibration
+from calib.table import BYTES, LOSSLESS, CalibrationTable, TensorCalibration
 from compiler.calibrate import concat_groups
 from compiler.floatnet import FloatNetwork
 from compiler.lowparts import completed, derived
 from compiler.recovery.samples import Samples
 from compiler.recovery.wanted import Wanted
 
-COARSE, FINE = ((2, 1), (1,)), ((1,),)  # sweeps of a descent
+FIRST, LAST = ((2, 1), (1,)), ((1,),)  # sweeps of the descents before and after rounding
 _BEYOND = 2.0
 _CAUTION = 0.1  # how much a range not covered counts: its power divides the error
 Model = Callable[[CalibrationTable], onnx.ModelProto]
@@ -67,23 +67,24 @@ class Landscape:
         return cls(net, histograms, Wanted.of(net, samples), symmetric, tuple(_movable(net)))
 
     def error(self, model: Model, table: CalibrationTable) -> float:
-        """Squared output error, greater for what a range leaves out.
+        """Squared output error, greater by `_CAUTION` for what the ranges leave out.
 
         Args:
             model: the network with the activations of a table quantized, weights rounded or not.
         """
         free = [p for names in self.units for p in names]
-        covered = float(np.prod([_covered(table[p]) for p in free]))
-        return self.wanted.error(model(self.whole(table))) / float(covered**_CAUTION)
+        caution = float(np.prod([_covered(table[p]) ** -_CAUTION for p in free]))
+        return self.wanted.error(model(self.whole(table))) * caution
 
     def whole(self, table: CalibrationTable) -> CalibrationTable:
         """The table with the ranges that follow from others (`lowparts.completed`)."""
         return completed(self.net, table, self.histograms, symmetric=self.symmetric)
 
     def unclipped(self, table: CalibrationTable) -> CalibrationTable:
-        """The table of the method `max`, but for the graph input."""
-        tensors = dict(table.tensors)
-        for names in self.units:
+        """The table of the method `max`; a graph input whose range is known keeps it."""
+        tensors, image = dict(table.tensors), self.net.ops[0].output
+        settled = table[image].method in (BYTES, LOSSLESS) or any(image in u for u in self.units)
+        for names in self.units if settled else (*self.units, (image,)):
             ends = [Max().range(self.histograms[name], self.symmetric) for name in names]
             low, high = min(low for low, _ in ends), max(high for _, high in ends)
             for name in names:
@@ -161,11 +162,13 @@ def _walked(error: Callable[[Place], float], best: Place, i: int, sizes: Sequenc
         return (*best[:i], best[i] + by, *best[i + 1 :])
 
     sides = [1, -1]
-    for size in sizes:
+    for number, size in enumerate(sizes):
+        if number:
+            rises = {side: error(stepped(side * sizes[number - 1])) for side in (1, -1)}
+            sides = [min(rises, key=rises.__getitem__)]
         for side in sides:
             while error(stepped(side * size)) < error(best):
                 best = stepped(side * size)
-        sides = [min(1, -1, key=lambda side: error(stepped(side * size)))]
     return best
 
 
@@ -178,9 +181,9 @@ def _covered(t: TensorCalibration) -> float:
 def _movable(net: FloatNetwork) -> list[tuple[str, ...]]:
     """The rounding points whose ranges are free, in order; those that one Concat joins together.
 
-    That of the graph input is known, those of low parts and corrections follow from others.
+    Those of low parts and corrections follow from others.
     """
-    groups = concat_groups(net)
-    fixed = {net.ops[0].output, *derived(net)}
+    image, groups, fixed = net.ops[0].output, concat_groups(net), set(derived(net))
     units = [next((g for g in groups if p in g), frozenset({p})) for p in net.rounding_points]
-    return [tuple(sorted(unit)) for unit in dict.fromkeys(units) if not fixed & unit]
+    free = [u for u in dict.fromkeys(units) if not fixed & u and u != {image}]
+    return [tuple(sorted(unit)) for unit in free]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,26 +16,28 @@ from hypothesis import strategies as st
 from calib import qparams
 from calib.histogram import Histogram, Range
 from calib.images import Normalize, ToTensor, write_image
-from calib.methods import Max, Mse
+from calib.methods import KlDivergence, Max, Method, Mse, Percentile
 from calib.qparams import QParams
 from calib.table import CalibrationTable, calibrate, from_range, of_bytes
 from compiler import fusion, qdq, reference
+from compiler.calibrate import concat_groups
 from compiler.dataset import Photo
 from compiler.float_values import FloatValues
 from compiler.floatnet import FloatNetwork
 from compiler.lowparts import low_parts
 from compiler.network import Network
 from compiler.recovery import auto, equalize, gptq, scales, sensitivity, wide
+from compiler.recovery import recipe as recipe_module
 from compiler.recovery.adjoint import Adjoint
 from compiler.recovery.centre import centred
 from compiler.recovery.channels import FIXED, channel_classes, groups
 from compiler.recovery.recipe import Recipe, equalization, integer_network
 from compiler.recovery.samples import Samples, sample
-from compiler.recovery.search import COARSE, Landscape
+from compiler.recovery.search import FIRST, Landscape
 from compiler.recovery.split import split_residuals
 from compiler.recovery.wanted import Wanted, unrounded
 from compiler.recovery.weightcost import weight_costs
-from tests.graphs import GRAPHS, Graph, bicubic_plusplus
+from tests.graphs import GRAPHS, Graph, bicubic_plusplus, espcn, random_graph
 from tests.quantized import noise
 
 EVERY_GRAPH = pytest.mark.parametrize("name", sorted(GRAPHS))
@@ -331,7 +335,7 @@ def test_search_finds_the_threshold_that_was_spoiled():
         {**start.tensors, name: from_range(hists[name], -narrow, narrow, "max", True)}
     )
     land = Landscape.of(net, hists, data, symmetric=True)
-    found, least = land.descend(lambda t: qdq.write(rounded.network(t)), spoiled, COARSE)
+    found, least = land.descend(lambda t: qdq.write(rounded.network(t)), spoiled, FIRST)
     assert least < land.error(lambda t: qdq.write(rounded.network(t)), spoiled)
     assert found[name].high > 2 * narrow
     assert found[net.ops[0].output] == start[net.ops[0].output]
@@ -426,26 +430,100 @@ def test_auto_ranks_thresholds_by_the_output() -> None:
     assert free < both < 20 * free
 
 
-@pytest.mark.parametrize("rounding", ["nearest", "gptq"])
-@pytest.mark.parametrize("clipped", [1.5, 5.0, 30.0])
+def started(net: FloatNetwork, seen: dict[str, Histogram], method: Method) -> CalibrationTable:
+    """The table of a method, tensors that a Concat joins together."""
+    ranges = {p: calibrate(h, method, True) for p, h in seen.items()}
+    for group in concat_groups(net):
+        low, high = min(ranges[p].low for p in group), max(ranges[p].high for p in group)
+        ranges |= {p: from_range(seen[p], low, high, method.name, True) for p in group}
+    return CalibrationTable(ranges)
+
+
+def beside_the_image() -> Graph:
+    """A Concat of the graph input and what a convolution makes of it."""
+    g = Graph()
+    g.conv(4)
+    g.concat("input", g.relu())
+    g.conv(12)
+    g.node("DepthToSpace", channels=3, blocksize=2)
+    return g
+
+
+@pytest.mark.parametrize("method", [Percentile(0.9), Percentile(0.999), KlDivergence(), Mse()])
+@pytest.mark.parametrize("build", [bicubic_plusplus, espcn, beside_the_image])
 def test_no_method_ends_worse_than_max(
-    clipped: float, rounding: Literal["nearest", "gptq"]
+    build: Callable[[], Graph], method: Method, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(recipe_module, "_DEEPER", np.inf)  # both valleys, however deep
+    net = fusion.fuse(build().model())
+    data = samples(net)
+    seen, recipe = histograms(net, data), Recipe(symmetric=True, search="output")
+    best, found = (
+        integer_network(net, started(net, seen, m), seen, data, recipe) for m in (Max(), method)
+    )
+    assert error(found.network, net, data) <= 1.000001 * error(best.network, net, data)
+
+
+def test_a_valley_that_only_the_method_leads_to_is_taken() -> None:
+    net = fusion.fuse(random_graph(12).model())
+    data = samples(net)
+    seen, recipe = histograms(net, data), Recipe(symmetric=True, search="output")
+    best, found = (
+        integer_network(net, started(net, seen, m), seen, data, recipe) for m in (Max(), Mse())
+    )
+    assert error(found.network, net, data) < 0.95 * error(best.network, net, data)
+    assert {found.table[p].method for p in net.rounding_points[1:]} == {Mse.name}
+
+
+def test_of_ranges_alike_in_error_the_wider_is_taken() -> None:
     net = network("bicubic_plusplus")
     data = samples(net)
     seen, wide = histograms(net, data), table(net, data)
-    narrow = CalibrationTable(
-        {
-            p: wide[p]
-            if p == net.quantize_input.output
-            else from_range(seen[p], -wide[p].high / clipped, wide[p].high / clipped, "bad", True)
-            for p in wide
-        }
+    land = Landscape.of(net, seen, data, symmetric=True)
+    name, low, high = land.units[0][0], wide[land.units[0][0]].low, wide[land.units[0][0]].high
+    half = CalibrationTable(
+        {**wide.tensors, name: from_range(seen[name], low / 2, high / 2, "half", True)}
     )
-    recipe = Recipe(symmetric=True, rounding=rounding, search="output")
-    best, found = (integer_network(net, t, seen, data, recipe) for t in (wide, narrow))
-    assert error(found.network, net, data) <= error(best.network, net, data)
-    assert {found.table[p].method for p in net.rounding_points[1:]} <= {"bad", "max"}
+    t = wide[name]
+    kept = (min(high / 2, t.max) - max(low / 2, t.min)) / (t.max - t.min)
+    same = unrounded(net, wide)
+    ratio = land.error(lambda _: same, half) / land.error(lambda _: same, wide)
+    assert ratio == pytest.approx(kept**-0.1)
+
+
+def test_a_descent_ends_at_twice_what_was_seen() -> None:
+    net = network("bicubic_plusplus")
+    data = samples(net)
+    seen, wide = histograms(net, data), table(net, data)
+    land = replace(Landscape.of(net, seen, data, symmetric=True), wanted=_Fewer())
+    found, _ = land.descend(lambda t: unrounded(net, t), wide, FIRST)
+    for names in land.units:
+        assert 2 / 2 ** (1 / 8) < found[names[0]].high / wide[names[0]].high <= 2
+
+
+class _Fewer(Wanted):
+    """An error that falls with every call: each step seems to be one downhill."""
+
+    def __init__(self) -> None:
+        super().__init__(Samples(()), ())
+        self.calls: list[onnx.ModelProto] = []
+
+    def error(self, model: onnx.ModelProto) -> float:
+        self.calls.append(model)
+        return 1 / len(self.calls)
+
+
+def test_saturated_positions_weigh_nothing_and_others_one_on_average() -> None:
+    rng = np.random.default_rng(0)
+    columns = np.concatenate([rng.normal(size=(9, 40)), np.ones((1, 40))])
+    columns[:9, 7] = 2.0  # flat
+    kept = rng.random(40) < 0.8
+    kept[7] = True
+    weight = gptq._importance(columns, (3, 3), kept)
+    assert (weight[~kept] == 0).all()
+    assert weight[kept].mean() == pytest.approx(1)
+    assert weight.argmax() == 7
+    np.testing.assert_array_equal(gptq._importance(np.ones((10, 4)), (3, 3), np.ones(4, bool)), 1)
 
 
 def test_the_error_is_a_mean_over_values_not_over_samples() -> None:
