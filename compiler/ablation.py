@@ -192,7 +192,12 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("spec", type=Path, metavar="SPEC", help="a build spec, see configs/")
     result.add_argument(
-        "--hr", nargs="+", type=Path, required=True, metavar="DIR", help="ground truths, by set"
+        "--hr",
+        nargs="+",
+        type=cli.folder,
+        required=True,
+        metavar="DIR",
+        help="ground truths, by set",
     )
     cli.with_overrides(result, "replace a value of the spec in every variant (repeatable)")
     result.add_argument(
@@ -204,8 +209,9 @@ def parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace, reporter: Reporter) -> int:
     """Measures and shows all recipes."""
-    rows = ablate(args.spec, tuple(args.set), args.hr, args.peers, reporter)
-    show(reporter, rows, args.hr)
+    folders = [Path(folder) for folder in args.hr]
+    rows = ablate(args.spec, tuple(args.set), folders, args.peers, reporter)
+    show(reporter, rows, folders)
     cli.write_result(args.json, [row.to_json() for row in rows])
     marks = [(f"{r.target}: {r.recipe}", r.drops[0].psnr_db) for r in rows if r.drops]
     cli.write_plot(args.plot, marks, f"drop of PSNR on {args.hr[0]}", "dB")

@@ -33,6 +33,7 @@ def load(path: str | PathLike[str]) -> Callable[[Array], Array]:
 
     def net(x: Array) -> Array:
         if x.dtype == np.uint8 and x.ndim == 3:
+            _require_frame(x)
             return engine.run_frames(x)
         _require_tensor(x, engine)
         kind = engine.spec.backend.output.dtype
@@ -50,12 +51,18 @@ def golden(path: str | PathLike[str]) -> Callable[[Array], Array]:
 
     def net(x: Array) -> Array:
         if x.dtype == np.uint8 and x.ndim == 3:
+            _require_frame(x)
             return engine.golden_frames(x)
         _require_tensor(x, engine)
         variant = engine.variant("float32", engine.spec.backend.output.dtype)
         return _cropped(reference.run(variant, scaling.pad_tensor(x, engine.scaling)), x, engine)
 
     return net
+
+
+def _require_frame(x: Array) -> None:
+    if x.shape[2] != 3:
+        raise ImageError(f"the frame is uint8 {list(x.shape)}", fix="give RGB, uint8 [H, W, 3]")
 
 
 def _require_tensor(x: Array, engine: Engine) -> None:

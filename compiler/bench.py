@@ -219,6 +219,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
     times = measure(engine.library(net, size), x, others, args.runs, rounds("frames"))
     ours = times["library"].to_json() | {"memory_bytes": used.beyond_io_bytes}
     report = measured.latency_figures(engine, ours, {name: times[name] for name in others})
+    reporter.stage(f"{host.isa}, {host.threads} threads, input {list(x.shape)}")
     _print_times(times, reporter)
     if args.isa and others:
         report["openvino_held_to"] = args.isa

@@ -80,6 +80,13 @@ def count(text: str) -> int:
     return value
 
 
+def folder(text: str) -> str:
+    """A folder that exists, as argparse takes it for a `type`."""
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"the folder {text} does not exist")
+    return text
+
+
 def number(text: str) -> float:
     """A finite number, as argparse takes it for a `type`."""
     value = float(text)

@@ -88,7 +88,7 @@ def require(isa: str) -> None:
         raise HostError(
             f"the instruction set {isa} needs {', '.join(missing)}, which this processor lacks",
             where="/proc/cpuinfo",
-            fix="build on this machine, or use the portable library",
+            fix="leave the instruction set out, build on this machine, or use the portable library",
         )
 
 

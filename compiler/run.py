@@ -82,11 +82,13 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
     is_video = args.input.suffix.lower() in video.SUFFIXES and not args.input.is_dir()
     if is_video:
         target = _inside(args.output, args.input, VIDEO_SUFFIX)
+        _keep_originals([(args.input, target)])
         codec = video.check_codec(args.codec or video.codec_of(target))
         engine = bundle.load(args.bundle).engine
         speed = upscale_video(engine, args.input, target, codec, reporter)
     else:
         jobs = _jobs(args.input, args.output)
+        _keep_originals(jobs)
         engine = bundle.load(args.bundle).engine
         speed = upscale_images(engine, jobs, reporter)
     reporter.stage(
@@ -200,6 +202,17 @@ def _jobs(source: Path, target: Path) -> list[tuple[Path, Path]]:
             "the output is a file, the input a folder", where=str(target), fix="name a folder"
         )
     return [(path, target / f"{path.stem}.png") for path in list_images(source, None, None)]
+
+
+def _keep_originals(jobs: list[tuple[Path, Path]]) -> None:
+    originals = {source.resolve() for source, _ in jobs}
+    for _, target in jobs:
+        if target.resolve() in originals:
+            raise StorageError(
+                "the output would replace an input",
+                where=str(target),
+                fix="name another file or folder for the output",
+            )
 
 
 def _inside(target: Path, source: Path, suffix: str) -> Path:

@@ -228,7 +228,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="BUNDLE",
         help="bundle directories; default: every bundle in artifacts/",
     )
-    result.add_argument("--hr", metavar="DIR", help="ground truth images instead of the spec's")
+    result.add_argument(
+        "--hr", type=cli.folder, metavar="DIR", help="ground truth images instead of the spec's"
+    )
     result.add_argument("--lr", metavar="DIR", help="their LR images; default: MATLAB bicubic")
     result.add_argument(
         "--subset",

@@ -112,6 +112,8 @@ def test_load_refuses_other_arrays(tiny_build: pipeline.Result) -> None:
     for bad in (np.zeros((1, 4, 8, 8), np.float32), np.zeros((1, 3, 8, 8)), np.zeros(3, np.uint8)):
         with pytest.raises(WorkbenchError, match="the input is"):
             net(bad)
+    with pytest.raises(WorkbenchError, match=r"the frame is uint8 \[8, 8, 1\]"):
+        net(np.zeros((8, 8, 1), np.uint8))
 
 
 @pytest.mark.parametrize(

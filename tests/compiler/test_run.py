@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 import pytest
 
-from calib.images import read_image
+from calib.images import read_image, write_image
 from compiler import bundle, pipeline, run, video
 from compiler.engine import Engine
-from compiler.errors import VideoError
+from compiler.errors import StorageError, VideoError
 from compiler.progress import silent
 from tests.compiler.conftest import photograph
 from tests.compiler.test_commands import command
@@ -211,3 +211,19 @@ def test_few_frames_are_alive() -> None:
 
 def test_suffixes_in_capitals(tmp_path: Path) -> None:
     assert video.codec_of(tmp_path / "A.AVI") == "MJPG"
+
+
+@pytest.mark.parametrize("name", ["mine.png", "mine.avi"])
+def test_an_input_is_never_replaced(tiny_build: pipeline.Result, tmp_path: Path, name: str) -> None:
+    source = tmp_path / name
+    if source.suffix == ".avi":
+        make_video(source, "MJPG", frames=1)
+    else:
+        write_image(source, np.zeros((8, 8, 3), np.uint8))
+    before = source.read_bytes()
+    parse = run.parser().parse_args
+    onto = [[str(source), str(source)], [str(tmp_path)] * 2]
+    for files in onto if source.suffix == ".png" else onto[:1]:
+        with pytest.raises(StorageError, match="replace an input"):
+            run.run(parse([str(tiny_build.bundle), *files]), silent())
+    assert source.read_bytes() == before
