@@ -230,7 +230,9 @@ def parser() -> argparse.ArgumentParser:
     """Arguments of the command."""
     result = cli.command(
         "analyze",
-        "Where a bundle's accuracy goes: per tensor, and per part of the quantization.",
+        "Where a bundle's accuracy goes: per tensor, and per part of the quantization the drop\n"
+        "with it quantized alone, and with all but it. Parts with much in the first column and\n"
+        "little in the second cost most; some errors make up for others.",
         examples=("artifacts/bpp3x_int8", "artifacts/bpp3x_int8 --hr Set5/HR --images 2 --json -"),
     )
     result.add_argument("bundle", type=Path, metavar="BUNDLE", help="a bundle's directory")

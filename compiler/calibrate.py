@@ -150,7 +150,7 @@ class _Activations:
                 f"an input of {x.shape[1]}x{x.shape[2]} makes tensors of more than "
                 f"{MAX_ELEMENTS} values",
                 where=f"image {name}",
-                fix="reduce it by a Resize or CenterCrop in dataset.process_ops",
+                fix="add a CenterCrop to dataset.process_ops (a Resize would take its detail)",
             )
         yield from self.values.of(x[None]).items()
 

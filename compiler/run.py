@@ -196,7 +196,12 @@ def overlapped(frames: Iterator[tuple[Rgb, Sink]], compute: Callable[[Rgb], Rgb]
 def _jobs(source: Path, target: Path) -> list[tuple[Path, Path]]:
     """(input, output) files; a folder becomes a folder of PNG files of the same names."""
     if not source.is_dir():
-        return [(source, _inside(target, source, ".png"))]
+        file = _inside(target, source, ".png")
+        if file.suffix.lower() not in ("", ".png"):
+            raise StorageError(
+                "results are PNG files", where=str(file), fix=f"name it {file.with_suffix('.png')}"
+            )
+        return [(source, file)]
     if target.is_file():
         raise StorageError(
             "the output is a file, the input a folder", where=str(target), fix="name a folder"

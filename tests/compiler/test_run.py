@@ -227,3 +227,12 @@ def test_an_input_is_never_replaced(tiny_build: pipeline.Result, tmp_path: Path,
         with pytest.raises(StorageError, match="replace an input"):
             run.run(parse([str(tiny_build.bundle), *files]), silent())
     assert source.read_bytes() == before
+
+
+def test_a_result_is_no_jpeg(tiny_build: pipeline.Result, tmp_path: Path) -> None:
+    write_image(tmp_path / "in.png", np.zeros((8, 8, 3), np.uint8))
+    args = [str(tiny_build.bundle), str(tmp_path / "in.png"), str(tmp_path / "out.jpg")]
+    with pytest.raises(StorageError, match="PNG") as caught:
+        run.run(run.parser().parse_args(args), silent())
+    assert "out.png" in caught.value.fix
+    assert not (tmp_path / "out.jpg").exists()
