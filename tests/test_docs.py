@@ -227,8 +227,13 @@ def commands() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(
     ("place", "line"), [c for c in commands() if " -m compiler." in c[1]], ids=str
 )
-def test_commands_are_taken_by_their_parsers(place: str, line: str) -> None:
+def test_commands_are_taken_by_their_parsers(
+    place: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     module, *args = shlex.split(line, comments=True)[2:]
+    monkeypatch.chdir(tmp_path)
+    if "--hr" in args:
+        Path(args[args.index("--hr") + 1]).mkdir(parents=True)
     verb = VERBS[module.removeprefix("compiler.")]
     importlib.import_module(verb.parser_module).parser().parse_args(args)
 
