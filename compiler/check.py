@@ -65,7 +65,7 @@ def judge(path: Path) -> Verdict:
         tuple(reasons),
         _missing(reading.file),
         tuple(key for key in reading.file.no_effect if key not in {r.key for r in reasons}),
-        reading.file.notes,
+        (*reading.file.notes, *_stand_ins(reading.file)),
     )
 
 
@@ -122,6 +122,16 @@ def _missing(file: SpecFile) -> tuple[str, ...]:
     if dataset is not None and dataset.path and dataset.fallback is None:
         wanted.append(dataset.path)
     return tuple(path for path in wanted if not _is_there(Path(path)))
+
+
+def _stand_ins(file: SpecFile) -> tuple[str, ...]:
+    """Folders of images that are absent, for which a build takes the sample photographs."""
+    dataset = file.spec.dataset
+    wanted = [("verify.hr", file.spec.verify.hr)]
+    if dataset is not None and dataset.fallback is not None:
+        wanted.insert(0, ("dataset.path", dataset.path))
+    absent = [(key, path) for key, path in wanted if path and not _is_there(Path(path))]
+    return tuple(f"{key}: {path} is absent, sample photographs stand in" for key, path in absent)
 
 
 def parser() -> argparse.ArgumentParser:

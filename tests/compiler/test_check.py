@@ -125,3 +125,12 @@ def test_a_large_network_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     g.node("Sigmoid")
     monkeypatch.setattr(check, "_NETWORK_BYTES", 100)
     assert check.judge(spec_of(g, tmp_path)).verdict == "buildable"
+
+
+def test_a_set_that_the_samples_stand_in_for_is_noted(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    spec = tiny_spec(tmp_path, dataset__path=str(folder), dataset__fallback="samples")
+    note = f"dataset.path: {folder} is absent, sample photographs stand in"
+    assert note in check.judge(spec).notes
+    folder.mkdir()
+    assert note not in check.judge(spec).notes
