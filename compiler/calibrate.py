@@ -172,29 +172,43 @@ def choose(
         The table and warnings: thresholds that still move between two halves of the images, and
         visible clipping.
     """
-    first, follow = net.quantize_input, derived(net)
+    first = net.quantize_input
+    joined = any(first.output in group for group in concat_groups(net))
 
     def table(histograms: Mapping[str, Histogram]) -> CalibrationTable:
-        own = {
-            n: calib_table.calibrate(h, method, symmetric)
-            for n, h in histograms.items()
-            if n not in follow
-        }
-        shared: dict[str, TensorCalibration] = {}
-        for group in concat_groups(net):
-            low, high = min(own[n].low for n in group), max(own[n].high for n in group)
-            for n in group:
-                shared[n] = from_range(histograms[n], low, high, method.name, symmetric)
-        if byte_values is not None and first.output not in shared:
-            hist, values = histograms[first.output], first.normalized(byte_values)
-            own[first.output] = calib_table.of_bytes(hist, values, symmetric)
-        return CalibrationTable(own | shared)
+        found = ranges_by_method(net, histograms, method, symmetric=symmetric)
+        if byte_values is None or joined:
+            return found
+        hist, values = histograms[first.output], first.normalized(byte_values)
+        known = calib_table.of_bytes(hist, values, symmetric)
+        return CalibrationTable({**found.tensors, first.output: known})
 
     whole = table(observed.histograms)
     several = all(hist.total for half in observed.halves for hist in half.values())
     halves = (table(observed.halves[0]), table(observed.halves[1])) if several else None
     doubts = calib_table.warnings(whole, halves)
     return completed(net, whole, observed.histograms, symmetric=symmetric), doubts
+
+
+def ranges_by_method(
+    net: FloatNetwork, histograms: Mapping[str, Histogram], method: Method, *, symmetric: bool
+) -> CalibrationTable:
+    """The range of every rounding point by `method`, one for those that a Concat joins.
+
+    Without those that follow from others (`lowparts.derived`).
+    """
+    follow = derived(net)
+    own = {
+        n: calib_table.calibrate(h, method, symmetric)
+        for n, h in histograms.items()
+        if n not in follow
+    }
+    shared: dict[str, TensorCalibration] = {}
+    for group in concat_groups(net):
+        low, high = min(own[n].low for n in group), max(own[n].high for n in group)
+        for n in group:
+            shared[n] = from_range(histograms[n], low, high, method.name, symmetric)
+    return CalibrationTable(own | shared)
 
 
 def concat_groups(net: FloatNetwork) -> tuple[frozenset[str], ...]:

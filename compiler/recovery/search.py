@@ -24,7 +24,7 @@ from calib import table as calib_table
 from calib.histogram import Histogram
 from calib.methods import Max
 from calib.table import BYTES, LOSSLESS, CalibrationTable, TensorCalibration
-from compiler.calibrate import concat_groups
+from compiler.calibrate import concat_groups, ranges_by_method
 from compiler.floatnet import FloatNetwork
 from compiler.lowparts import completed, derived
 from compiler.recovery.samples import Samples
@@ -82,14 +82,11 @@ class Landscape:
 
     def unclipped(self, table: CalibrationTable) -> CalibrationTable:
         """The table of the method `max`; a graph input whose range is known keeps it."""
-        tensors, image = dict(table.tensors), self.net.ops[0].output
-        settled = table[image].method in (BYTES, LOSSLESS) or any(image in u for u in self.units)
-        for names in self.units if settled else (*self.units, (image,)):
-            ends = [Max().range(self.histograms[name], self.symmetric) for name in names]
-            low, high = min(low for low, _ in ends), max(high for _, high in ends)
-            for name in names:
-                tensors[name] = self._range(name, low, high, Max.name)
-        return self.whole(CalibrationTable(tensors))
+        wide = ranges_by_method(self.net, self.histograms, Max(), symmetric=self.symmetric)
+        image = self.net.quantize_input.output
+        if table[image].method in (BYTES, LOSSLESS):
+            wide = CalibrationTable({**wide.tensors, image: table[image]})
+        return self.whole(wide)
 
     def descend(
         self, model: Model, start: CalibrationTable, sweeps: Sequence[Sequence[int]]
@@ -144,11 +141,10 @@ class Landscape:
             if max(-bounds[0], bounds[1]) > _BEYOND * max(max(-h.low, h.high) for h in shown):
                 return None
             for name in names:
-                tensors[name] = self._range(name, bounds[0], bounds[1], start[name].method)
+                tensors[name] = calib_table.from_range(
+                    self.histograms[name], bounds[0], bounds[1], start[name].method, self.symmetric
+                )
         return CalibrationTable(tensors)
-
-    def _range(self, name: str, low: float, high: float, method: str) -> TensorCalibration:
-        return calib_table.from_range(self.histograms[name], low, high, method, self.symmetric)
 
 
 def _bounds(t: TensorCalibration) -> tuple[float, float]:
@@ -183,7 +179,7 @@ def _movable(net: FloatNetwork) -> list[tuple[str, ...]]:
 
     Those of low parts and corrections follow from others.
     """
-    image, groups, fixed = net.ops[0].output, concat_groups(net), set(derived(net))
+    image, groups, fixed = net.quantize_input.output, concat_groups(net), set(derived(net))
     units = [next((g for g in groups if p in g), frozenset({p})) for p in net.rounding_points]
     free = [u for u in dict.fromkeys(units) if not fixed & u and u != {image}]
     return [tuple(sorted(unit)) for unit in free]

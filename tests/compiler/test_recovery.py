@@ -20,7 +20,7 @@ from calib.methods import KlDivergence, Max, Method, Mse, Percentile
 from calib.qparams import QParams
 from calib.table import CalibrationTable, calibrate, from_range, of_bytes
 from compiler import fusion, qdq, reference
-from compiler.calibrate import concat_groups
+from compiler.calibrate import ranges_by_method
 from compiler.dataset import Photo
 from compiler.float_values import FloatValues
 from compiler.floatnet import FloatNetwork
@@ -430,15 +430,6 @@ def test_auto_ranks_thresholds_by_the_output() -> None:
     assert free < both < 20 * free
 
 
-def started(net: FloatNetwork, seen: dict[str, Histogram], method: Method) -> CalibrationTable:
-    """The table of a method, tensors that a Concat joins together."""
-    ranges = {p: calibrate(h, method, True) for p, h in seen.items()}
-    for group in concat_groups(net):
-        low, high = min(ranges[p].low for p in group), max(ranges[p].high for p in group)
-        ranges |= {p: from_range(seen[p], low, high, method.name, True) for p in group}
-    return CalibrationTable(ranges)
-
-
 def beside_the_image() -> Graph:
     """A Concat of the graph input and what a convolution makes of it."""
     g = Graph()
@@ -459,7 +450,8 @@ def test_no_method_ends_worse_than_max(
     data = samples(net)
     seen, recipe = histograms(net, data), Recipe(symmetric=True, search="output")
     best, found = (
-        integer_network(net, started(net, seen, m), seen, data, recipe) for m in (Max(), method)
+        integer_network(net, ranges_by_method(net, seen, m, symmetric=True), seen, data, recipe)
+        for m in (Max(), method)
     )
     assert error(found.network, net, data) <= 1.000001 * error(best.network, net, data)
 
@@ -469,7 +461,8 @@ def test_a_valley_that_only_the_method_leads_to_is_taken() -> None:
     data = samples(net)
     seen, recipe = histograms(net, data), Recipe(symmetric=True, search="output")
     best, found = (
-        integer_network(net, started(net, seen, m), seen, data, recipe) for m in (Max(), Mse())
+        integer_network(net, ranges_by_method(net, seen, m, symmetric=True), seen, data, recipe)
+        for m in (Max(), Mse())
     )
     assert error(found.network, net, data) < 0.95 * error(best.network, net, data)
     assert {found.table[p].method for p in net.rounding_points[1:]} == {Mse.name}
