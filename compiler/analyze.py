@@ -236,10 +236,7 @@ def parser() -> argparse.ArgumentParser:
         examples=("artifacts/bpp3x_int8", "artifacts/bpp3x_int8 --hr Set5/HR --images 2 --json -"),
     )
     result.add_argument("bundle", type=Path, metavar="BUNDLE", help="a bundle's directory")
-    result.add_argument(
-        "--hr", type=cli.folder, metavar="DIR", help="ground truth images instead of the spec's"
-    )
-    result.add_argument("--lr", metavar="DIR", help="their LR images; default: MATLAB bicubic")
+    cli.with_ground_truth(result)
     result.add_argument(
         "--images", type=cli.count, default=IMAGES, metavar="N", help=f"at most N, default {IMAGES}"
     )

@@ -65,6 +65,14 @@ def with_overrides(parser: argparse.ArgumentParser, meaning: str) -> None:
     )
 
 
+def with_ground_truth(parser: argparse.ArgumentParser) -> None:
+    """Adds --hr DIR and --lr DIR, images instead of those of a spec's `verify:`."""
+    parser.add_argument(
+        "--hr", type=folder, metavar="DIR", help="ground truth images instead of the spec's"
+    )
+    parser.add_argument("--lr", metavar="DIR", help="their LR images; default: MATLAB bicubic")
+
+
 def with_plot(parser: argparse.ArgumentParser) -> None:
     """Adds --plot FILE, see `write_plot`."""
     parser.add_argument(

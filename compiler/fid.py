@@ -98,10 +98,7 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--peak", type=float, default=1.0, help="what 255 becomes; default 1")
     result.add_argument("--patch", type=cli.count, default=299, help="side of a patch; default 299")
-    result.add_argument(
-        "--hr", type=cli.folder, metavar="DIR", help="ground truth instead of the spec's"
-    )
-    result.add_argument("--lr", metavar="DIR", help="their LR images; default: MATLAB bicubic")
+    cli.with_ground_truth(result)
     result.add_argument(
         "--allow-few", action="store_true", help="fewer than 2048 patches, marked unreliable"
     )

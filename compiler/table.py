@@ -168,7 +168,7 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--markdown", type=Path, metavar="FILE", help="write it as Markdown")
     result.add_argument(
-        "--hr", type=Path, metavar="DIR", help="measure on these images instead of the specs'"
+        "--hr", type=cli.folder, metavar="DIR", help="measure on these images instead of the specs'"
     )
     result.add_argument("--out", type=Path, metavar="DIR", help="parent of the bundles")
     return cli.with_output(result, "the table")
@@ -176,7 +176,7 @@ def parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace, reporter: Reporter) -> int:
     """Measures what is not measured yet, and shows the table."""
-    table = entries(ROWS, CONFIGS, reporter, out=args.out, hr=args.hr)
+    table = entries(ROWS, CONFIGS, reporter, out=args.out, hr=Path(args.hr) if args.hr else None)
     published.show(table, reporter)
     cli.write_result(args.json, published.to_json(table))
     if args.markdown:

@@ -228,10 +228,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="BUNDLE",
         help="bundle directories; default: every bundle in artifacts/",
     )
-    result.add_argument(
-        "--hr", type=cli.folder, metavar="DIR", help="ground truth images instead of the spec's"
-    )
-    result.add_argument("--lr", metavar="DIR", help="their LR images; default: MATLAB bicubic")
+    cli.with_ground_truth(result)
     result.add_argument(
         "--subset",
         choices=["bicubic_plusplus_48"],
