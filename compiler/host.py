@@ -9,15 +9,20 @@ from pathlib import Path
 
 from compiler.errors import HostError
 
+_AVX512 = frozenset({"avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512dq"})
+_VNNI = _AVX512 | {"avx512_vnni", "avx512vbmi"}
 # Features as /proc/cpuinfo names them, from the least to the most capable instruction set.
 FEATURES: dict[str, frozenset[str]] = {
     "portable": frozenset(),
     "avx2": frozenset({"avx2", "fma"}),
     "avxvnni": frozenset({"avx2", "fma", "avx_vnni"}),
-    "avx512": frozenset({"avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512dq"}),
-    "vnni": frozenset({"avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512dq"})
-    | {"avx512_vnni", "avx512vbmi"},
+    "avx512": _AVX512,
+    "vnni": _VNNI,
+    "zen4": _VNNI,
 }
+# The same instructions in another mixture, and a feature of the processors that are faster with it:
+# clzero is AMD's, as are vector pipes that add while others multiply.
+_FAVOURED_BY = {"zen4": frozenset({"clzero"})}
 MAX_THREADS = 256
 _CPUINFO = Path("/proc/cpuinfo")
 
@@ -28,7 +33,7 @@ class Host:
 
     Attributes:
         isa: a key of `FEATURES`: portable (baseline x86-64), avx2, avxvnni (AVX2 with vpdpbusd),
-            avx512, or vnni (AVX-512 with vpdpbusd and vpermb).
+            avx512, vnni (AVX-512 with vpdpbusd and vpermb), or zen4 (vnni for AMD's Zen 4 and 5).
         threads: number of row bands computed in parallel, at least 1.
     """
 
@@ -60,7 +65,8 @@ def detect(isa: str | None = None, threads: int | None = None) -> Host:
         HostError: `isa` is unknown, or this machine lacks one of its features.
     """
     features = cpu_features()
-    best = next(name for name in reversed(FEATURES) if FEATURES[name] <= features)
+    wanted = {name: f | _FAVOURED_BY.get(name, set()) for name, f in FEATURES.items()}
+    best = next(name for name in reversed(wanted) if wanted[name] <= features)
     host = Host(isa or best, threads or len(os.sched_getaffinity(0)))
     require(host.isa)
     return host

@@ -27,6 +27,7 @@ _ONEDNN = {  # its names of the instruction sets
     "avxvnni": "AVX2_VNNI",
     "avx512": "AVX512_CORE",
     "vnni": "AVX512_CORE_VNNI",
+    "zen4": "AVX512_CORE_VNNI",
 }
 METHODS = ("MinMax", "Percentile", "Entropy")  # ONNX Runtime's names
 

@@ -63,6 +63,19 @@ class Transform:
         """max |B^T d B| / max |d|."""
         return int(np.abs(self.BT).sum(axis=1).max() ** 2)
 
+    def inputs(self, lo: int, hi: int) -> tuple[I64, I64]:
+        """The least and the greatest (B^T d B)[i, j] of any lo <= d <= hi: int64 [n * n] each."""
+        gains = np.einsum("ia,jb->ijab", self.BT, self.BT).reshape(self.n**2, -1)
+        up, down = np.maximum(gains, 0).sum(axis=1), np.minimum(gains, 0).sum(axis=1)
+        return lo * up + hi * down, hi * up + lo * down
+
+    def outputs(self, M: I64) -> I64:
+        """A^T M A of int64 [n * n, ...]: [m, m, ...]."""
+        Y: I64 = np.einsum(
+            "pi,ij...,qj->pq...", self.AT, M.reshape(self.n, self.n, *M.shape[1:]), self.AT
+        )
+        return Y
+
     def weights(self, w: I8) -> I64:
         """U = G w G^T of int8 weights [O, I, 3, 3]: int64 [n * n, O, I]."""
         U: I64 = np.einsum("ia,ocab,jb->ijoc", self.G, w.astype(np.int64), self.G)
@@ -137,29 +150,39 @@ class Proof:
         output: max over output channels of |2^shift y| / 2^31.
         weight: max |U| / 2^15.
         input: max |V| / 2^15.
+        sum: max |V + U| / 2^15, of one frequency and any two channels.
     """
 
     output: float
     weight: float
     input: float
+    sum: float
 
     @property
     def holds(self) -> bool:
-        """Every bound is kept."""
+        """Every bound of the products V U is kept."""
         return max(self.output, self.weight, self.input) < 1
 
+    @property
+    def pairs(self) -> bool:
+        """V + U fits int16 too: the products may be made as inner products (`products`)."""
+        return self.sum < 1
 
-def prove(t: Transform, weight: I8, accumulator_bounds: I64, input_peak: int) -> Proof:
+
+def prove(t: Transform, weight: I8, accumulator_bounds: I64, inputs: tuple[int, int]) -> Proof:
     """The exactness proof of one layer.
 
     Args:
         weight: int8 [O, I, 3, 3].
         accumulator_bounds: largest |acc| of each output channel for any input, bias included.
-        input_peak: largest stored |activation|.
+        inputs: the least and the greatest stored activation.
     """
     output = int(accumulator_bounds.max()) << t.shift
+    U, (least, greatest) = t.weights(weight), t.inputs(*inputs)
+    sums = (greatest + U.max(axis=(1, 2))).max(), -(least + U.min(axis=(1, 2))).min()
     return Proof(
         output / 2**31,
-        int(np.abs(t.weights(weight)).max()) / 2**15,
-        t.input_gain * input_peak / 2**15,
+        int(np.abs(U).max()) / 2**15,
+        t.input_gain * max(map(abs, inputs)) / 2**15,
+        int(max(sums)) / 2**15,
     )

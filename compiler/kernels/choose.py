@@ -60,9 +60,9 @@ def fits(conv: Conv, size: Size, m: int) -> bool:
 
 
 def proof_of(e: Epilogue, x: QParams, t: Transform) -> Proof:
-    """Bounds of the transform for this layer; stored activations reach 128, or 255 as bytes."""
-    peak = 255 if e.isa.bytes_dot else 128
-    return prove(t, e.conv.weight, accumulator_bounds(e.conv, x), peak)
+    """Bounds of the transform for this layer; stored activations are -128..127, or 0..255."""
+    stored = -128 + e.isa.offset, 127 + e.isa.offset
+    return prove(t, e.conv.weight, accumulator_bounds(e.conv, x), stored)
 
 
 def scales_exactly(e: Epilogue) -> bool:

@@ -13,8 +13,19 @@ from tvm.tirx.script import builder as T  # noqa: N812
 
 from compiler.kernels import linear
 from compiler.kernels.algebra import Transform
-from compiler.kernels.builder import cast, i32, lanes, let, local, reinterpret, store
+from compiler.kernels.builder import (
+    cast,
+    i32,
+    lanes,
+    let,
+    local,
+    reinterpret,
+    shuffle,
+    splat,
+    store,
+)
 from compiler.kernels.isa import Expr, Isa
+from compiler.kernels.linear import Vector
 from compiler.kernels.rows import Layout, Rows
 from compiler.kernels.weave import Task
 
@@ -28,6 +39,7 @@ class Inputs:
         width: of the output.
         tiles: neighbouring tiles transformed together, a group.
         copies: of V, 2 where one group is read while the next is written.
+        paired: VV is wanted: what inner products (`products`) add of V alone.
     """
 
     isa: Isa
@@ -37,6 +49,7 @@ class Inputs:
     width: int
     tiles: int
     copies: int
+    paired: bool
 
     @property
     def words(self) -> int:
@@ -49,12 +62,18 @@ class Inputs:
         return -(-(self.t.m * self.tiles + 2) * self.source.channels // (2 * self.isa.lanes))
 
     def allocate(self) -> dict[str, Expr]:
-        """columns = B^T d [i, element], with slack for vector loads; V [copy j, i, tile, word]."""
+        """columns = B^T d [i, element], with slack for vector loads; V [copy j, i, tile, word].
+
+        VV [copy i, tile, j], where it is wanted: less the sum of V_c V_d over the paired channels.
+        """
         n = self.t.n
-        return {
+        scratch = {
             "columns": local((n, 2 * self.isa.lanes * self.pieces + 128), "int16"),
             "V": local((self.copies * n, n, self.tiles, self.words), "int32"),
         }
+        if self.paired:
+            scratch["VV"] = local((self.copies * n, self.tiles, self.isa.lanes), "int32")
+        return scratch
 
     def x(self, group: Expr) -> Expr:
         """The first pixel of a group; the last group may overlap the one before."""
@@ -82,14 +101,32 @@ class Inputs:
         def by_tile(piece: Expr) -> None:
             i, tile = let(T.truncdiv(piece, self.tiles)), let(T.truncmod(piece, self.tiles))
             first_j, wide = self.first_j(group), min(2 * self.isa.lanes, 2 * self.words)
+            products: list[Expr] = []
             for c in range(0, 2 * self.words, wide):
                 at = [lanes((tile * t.m + j) * channels + c, wide) for j in range(t.n)]
                 d = [let(columns[i, a]) for a in at]
-                for j, v in enumerate(linear.by_rows(t.BT, d, linear.int16(wide))):
-                    word = reinterpret(f"int32x{wide // 2}", v)
+                row = linear.by_rows(t.BT, d, linear.int16(wide))
+                words = [let(reinterpret(f"int32x{wide // 2}", v)) for v in row]
+                for j, word in enumerate(words):
                     store(V, word, [first_j + j, i, tile, lanes(i32(c // 2), wide // 2)])
+                if self.paired:
+                    products = self._add_pairs(products, words)
+            if self.paired:
+                totals = linear.totals(products, 2, self.isa)
+                less = self.isa.sub(splat(0, "int32", self.isa.lanes), totals)
+                store(scratch["VV"], less, [first_j + i, tile, lanes(i32(0), self.isa.lanes)])
 
         return [Task(self.pieces, by_row), Task(t.n * self.tiles, by_tile)]
+
+    def _add_pairs(self, sums: list[Vector], words: list[Vector]) -> list[Vector]:
+        """Adds the products of each word and the next, of two vectors side by side."""
+        n = self.isa.lanes
+        result = []
+        for j in range(0, len(words), 2):
+            c, d = (let(shuffle(words[j : j + 2], range(first, 2 * n, 2))) for first in (0, 1))
+            acc = sums[j // 2] if sums else splat(0, "int32", n)
+            result.append(let(self.isa.dot16_(acc, c, d)))
+        return result
 
 
 def _words(channels: int, isa: Isa) -> int:

@@ -15,8 +15,11 @@ WRAPPING = ("add", "sub", "mul")
 
 
 def wrapping(lanes: int) -> str:
-    """vacc_add, vacc_sub, vacc_mul of int32 vectors, modulo 2^32."""
-    return "".join(_function(f"vacc_{op}", lanes, "ab", f"%r = {op} V %a, %b") for op in WRAPPING)
+    """vacc_add, vacc_sub, vacc_mul of int32 vectors, and vacc_add16 of int16 ones, modulo 2^n."""
+    text = _typed(_function("vacc_add16", lanes, "ab", _ADD16), lanes)
+    return text + "".join(
+        _function(f"vacc_{op}", lanes, "ab", f"%r = {op} V %a, %b") for op in WRAPPING
+    )
 
 
 def dots(lanes: int, vnni: bool) -> str:
@@ -85,6 +88,10 @@ _MADDS = {
 _MADD = """%x = bitcast V %a to HALF
 %y = bitcast V %b to HALF
 %r = call V @MADD(HALF %x, HALF %y)"""
+_ADD16 = """%x = bitcast V %a to HALF
+%y = bitcast V %b to HALF
+%z = add HALF %x, %y
+%r = bitcast HALF %z to V"""
 _SPLAT = """%s = load i32, ptr %p
 %i = insertelement V poison, i32 %s, i32 0
 %a = shufflevector V %i, V poison, ZEROS

@@ -34,6 +34,8 @@ class Isa:
         registers: vector registers.
         bytes_dot: `dot8` exists. Activations are then stored as unsigned bytes q + 128.
         rounds: the intrinsic for int32(rne(v)), |v| < 2^31.
+        adds_beside: twice as many additions as dot products can be done at a time, so that those
+            of inner products (`products`) cost less than what they save.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Isa:
     registers: int
     bytes_dot: bool
     rounds: str
+    adds_beside: bool = False
 
     @property
     def offset(self) -> int:
@@ -78,6 +81,10 @@ class Isa:
     def add(self, a: Expr, b: Expr) -> Expr:
         """a + b mod 2^32."""
         return T.call_pure_extern(self.vector, "vacc_add", a, b)
+
+    def add16(self, a: Expr, b: Expr) -> Expr:
+        """a + b mod 2^16, for words of two int16."""
+        return T.call_pure_extern(self.vector, "vacc_add16", a, b)
 
     def sub(self, a: Expr, b: Expr) -> Expr:
         """a - b mod 2^32."""
@@ -130,5 +137,6 @@ ISAS: dict[str, Isa] = {
         Isa("avxvnni", "alderlake", 8, 16, True, "llvm.x86.avx.cvt.ps2dq.256"),
         Isa("avx512", "x86-64-v4", 16, 32, False, _CVT512),
         Isa("vnni", "icelake-server", 16, 32, True, _CVT512),
+        Isa("zen4", "icelake-server", 16, 32, True, _CVT512, adds_beside=True),
     )
 }

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.kernels.builder import let, splat
+from compiler.kernels.builder import let, shuffle, splat
 from compiler.kernels.isa import Expr, Isa
 
 Vector = Expr
@@ -102,3 +102,17 @@ def _sum(row: Sequence[int], x: Sequence[Vector], a: Arithmetic) -> Vector:
             part, positive = a.scale(part, -1), True
         total = part if total is None else (a.add if positive else a.sub)(total, part)
     return total
+
+
+def totals(vectors: Sequence[Vector], parts: int, isa: Isa) -> Vector:
+    """The sums of each of `parts` equal parts of int32 vectors, side by side; then more of them.
+
+    Neighbouring lanes of two vectors are added, until a part is one lane.
+    """
+    rest, n, length = list(vectors), isa.lanes, isa.lanes // parts
+    while length > 1:
+        pairs = [(a, rest[min(i + 1, len(rest) - 1)]) for i, a in list(enumerate(rest))[::2]]
+        halves = [[let(shuffle(p, range(k, 2 * n, 2))) for k in (0, 1)] for p in pairs]
+        rest, length = [let(isa.add(*half)) for half in halves], length // 2
+    assert len(rest) == 1
+    return rest[0]

@@ -5,7 +5,17 @@ for frequencies (i, j), tiles t, output channels o (lanes of vectors), input cha
 word). A block of frequencies x tiles x vectors stays in registers over the whole sum; each word of
 V is read where it is used, as the broadcast operand of the dot product. With 32 registers a block
 holds a column of frequencies (all i of one j), so that A^T can follow at once; with 16 it holds one
-frequency, since a vector of U must then serve more tiles.
+frequency, since a vector of U must then serve more tiles, and M keeps the column for A^T.
+
+Inner products (Winograd 1968, "A New Algorithm for Inner Product") trade half of the products for
+additions. For channels in pairs (c, d), with the half that does not mix V and U known beforehand:
+    sum V_c U_c + V_d U_d = sum (V_c + U_d) (V_d + U_c) - sum V_c V_d - sum U_c U_d
+sum U_c U_d is a constant and left to the epilogue, sum V_c V_d is `Inputs`' to compute, for all
+output channels at once;
+`algebra.prove` shows that V + U fits int16. A word of two channels is paired with the next one, so
+that two dot products become two additions (of int16, two channels each) and one dot product: less
+where additions run beside dot products (`Isa.adds_beside`: 1.5 for 2 cycles on Zen 4), since then
+every vector pipe is busy.
 """
 
 from __future__ import annotations
@@ -19,16 +29,25 @@ from tvm import tirx as tir
 from tvm.tirx.script import builder as T  # noqa: N812
 
 from compiler.kernels.algebra import Transform
-from compiler.kernels.builder import i32, lanes, let, register, reinterpret, serial, splat, store
+from compiler.kernels.builder import (
+    i32,
+    lanes,
+    let,
+    local,
+    register,
+    reinterpret,
+    serial,
+    splat,
+    store,
+)
 from compiler.kernels.isa import Expr, Isa
 from compiler.kernels.linear import Vector
 from compiler.kernels.weave import Woven
 
-WIDEST = 3  # vectors of a block that holds one frequency
+WIDEST = 3  # vectors of a block that does not hold a column
 RUN = 2  # words of input channels between which other work may be emitted
 
-# Gets (j, [i], tile, vector, sums): finished sums of one frequency, or of all i of a column.
-Keep = Callable[[Expr, list[Expr], Expr, Expr, list[Vector]], None]
+Column = Callable[[Expr, Expr, Expr, list[Vector]], None]  # (j, tile, vector, sums of all i)
 Sums = list[list[list[Expr]]]  # registers of a block: [i][tile][vector]
 
 
@@ -41,6 +60,23 @@ class Block:
     vectors: int
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a block stands.
+
+    Attributes:
+        first_j: where the group of tiles begins in V and VV.
+        j, rows: its frequencies (rows, j).
+        tile, vector: its first ones.
+    """
+
+    first_j: Expr
+    j: Expr
+    rows: list[Expr]
+    tile: Expr
+    vector: Expr
+
+
 @dataclass(frozen=True, eq=False)
 class Products:
     """The products of some vectors of output channels.
@@ -49,6 +85,7 @@ class Products:
         channels: of the input.
         tiles: neighbouring tiles computed together.
         first, vectors: the vectors of output channels.
+        paired: as inner products of pairs of channels.
     """
 
     isa: Isa
@@ -57,6 +94,7 @@ class Products:
     tiles: int
     first: int
     vectors: int
+    paired: bool
 
     @property
     def words(self) -> int:
@@ -65,18 +103,31 @@ class Products:
 
     @property
     def by_column(self) -> bool:
-        """A block holds a column of frequencies."""
-        return self.isa.registers >= 32
+        """A block holds a column of frequencies: M is not stored."""
+        return self.block.frequencies == self.t.n
 
     @property
     def block(self) -> Block:
-        """The register block: about three quarters of the registers."""
-        most = self.isa.registers * 3 // 4
-        kept, width = self.t.n, 1
-        if not self.by_column:
-            kept, width = 1, max(w for w in range(1, WIDEST + 1) if self.vectors % w == 0)
+        """The register block: all registers but three for each of its vectors.
+
+        Those hold weights and products on their way. Inner products load a word of V into a
+        register, which should serve many vectors; otherwise with 32 registers one vector leaves
+        room for a whole column.
+        """
+        n, registers = self.t.n, self.isa.registers
+        width = max(w for w in range(1, WIDEST + 1) if self.vectors % w == 0)
+        if registers >= 32 and not self.paired:
+            width = 1
+        most = registers - 3 * width
         tiles = [d for d in range(1, self.tiles + 1) if self.tiles % d == 0]
+        wanted = min(self.tiles, 4) * width if registers >= 32 else most
+        kept = max(f for f in range(1, n + 1) if n % f == 0 and (f * wanted <= most or f == 1))
         return Block(kept, max(d for d in tiles if d * width * kept <= most or d == 1), width)
+
+    def allocate(self) -> dict[str, Expr]:
+        """M [i, tile, vector, lane] of one column, where a block does not hold it."""
+        shape = (self.t.n, self.tiles, self.block.vectors, self.isa.lanes)
+        return {} if self.by_column else {"M": local(shape, "int32")}
 
     def pack(self, U: NDArray[np.int64]) -> NDArray[np.int16]:
         """[i j, O, I] to [V / v][j][i / f][I / 2][f][v][lane][2], flat: as `emit` reads it."""
@@ -89,78 +140,134 @@ class Products:
 
     def emit(
         self,
-        V: Expr,
+        scratch: Mapping[str, Expr],
         first_j: Expr,
         vectors: range,
         constants: Mapping[str, Expr],
-        keep: Keep,
+        column: Column,
         between: Woven | None = None,
     ) -> None:
         """Emits the blocks of some vectors, in order.
 
         Args:
-            V: int32 buffer [j, i, tile, word], read from `first_j`.
-            constants: `U`, the packed weights of every group, and `start` int32 [2, lanes].
+            scratch: `V`, int32 [j, i, tile, word], and where paired `VV` [i, tile, j], both read
+                from `first_j` (`Inputs`).
+            constants: `U`, the packed weights of every group, and where not paired `start`, int32
+                [2, lane].
+            column: gets every column of sums.
             between: other work, emitted between the runs of dot products.
         """
         n, block = self.t.n, self.block
-        with (
-            serial(len(vectors) // block.vectors) as v,
-            serial(n * n // block.frequencies) as f,
-            serial(self.tiles // block.tiles) as b,
-        ):
-            if self.by_column:
-                j, rows = f, [i32(i) for i in range(n)]
-            else:
-                j, rows = let(T.floordiv(f, n)), [let(T.floormod(f, n))]
-            tile, vector = let(b * block.tiles), let(vectors.start + v * block.vectors)
-            base = let((vector * (n * n) + f * block.frequencies * block.vectors) * self.words)
-            sums = self._start(constants["start"], j, rows, vector)
-            runs = [range(k, min(k + RUN, self.words)) for k in range(0, self.words, RUN)]
-            for run in [range(self.words)] if between is None else runs:
-                self._add(sums, V, constants["U"], base, run, let(first_j + j), rows, tile)
-                if between is not None and (run.stop < self.words or len(runs) == 1):
-                    between.emit(vector, j, run.start // RUN, max(1, len(runs) - 1))
-            for p in range(block.tiles):
-                for w in range(block.vectors):
-                    sum_ = [let(row[p][w][lanes(i32(0), self.isa.lanes)]) for row in sums]
-                    keep(j, rows, tile + p, vector - self.first + w, sum_)
+        with serial(len(vectors) // block.vectors) as v, serial(n) as j:
+            vector = let(vectors.start + v * block.vectors)
+            with serial(n // block.frequencies) as f, serial(self.tiles // block.tiles) as b:
+                rows = [let(f * block.frequencies + i) for i in range(block.frequencies)]
+                place = Place(first_j, j, rows, let(b * block.tiles), vector)
+                sums = self._start(scratch, constants, place)
+                for run, slot in self._runs(between):
+                    add = self._add_pairs if self.paired else self._add
+                    add(sums, scratch["V"], constants["U"], run, place)
+                    if between is not None:
+                        between.emit(vector, j, *slot)
+                self._finish(sums, scratch, place, column)
+            if not self.by_column:
+                self._columns(scratch["M"], j, vector, column)
 
-    def _start(self, start: Expr, j: Expr, rows: list[Expr], vector: Expr) -> Sums:
-        """New sums: the bias at the frequency of the points (1, 1), zero elsewhere."""
+    def _runs(self, between: Woven | None) -> list[tuple[range, tuple[int, int]]]:
+        """Words whose products are emitted together, and which slot of `between` follows them."""
+        if between is None:
+            return [(range(self.words), (0, 1))]
+        starts = range(0, self.words, RUN)
+        slots = max(1, len(starts) - 1)  # nothing after the last run, unless it is the only one
+        return [(range(k, min(k + RUN, self.words)), (i, slots)) for i, k in enumerate(starts)]
+
+    def _start(
+        self, scratch: Mapping[str, Expr], constants: Mapping[str, Expr], place: Place
+    ) -> Sums:
+        """New sums: less VV; else the bias at the frequency of the points (1, 1), or zero."""
         n, block, unit = self.isa.lanes, self.block, self.t.unit
-        tiles, vectors = range(block.tiles), range(block.vectors)
-        sums = [[[register(n) for _ in vectors] for _ in tiles] for _ in rows]
+        sums = [
+            [[register(n) for _ in range(block.vectors)] for _ in range(block.tiles)]
+            for _ in place.rows
+        ]
         at_unit = unit if self.by_column else 0
-        here = let(T.Select(tir.all(rows[at_unit] == unit, j == unit), i32(1), i32(0)))
-        for v in vectors:
-            bias = let(start[here, lanes((vector + v) * n, n)])
+        here = let(T.Select(tir.all(place.rows[at_unit] == unit, place.j == unit), i32(1), i32(0)))
+        for v in range(block.vectors):
+            at = lanes((place.vector + v) * n, n)
+            bias = None if self.paired else let(constants["start"][here, at])
             for i, row in enumerate(sums):
-                for tile in row:
-                    first = bias if i == at_unit else splat(0, "int32", n)
+                for p, tile in enumerate(row):
+                    if self.paired:
+                        VV = scratch["VV"][place.first_j + place.rows[i], place.tile + p, place.j]
+                        first = T.broadcast(VV, n)
+                    else:
+                        first = bias if i == at_unit else splat(0, "int32", n)
                     store(tile[v], first, [lanes(i32(0), n)])
         return sums
 
-    def _add(
-        self,
-        sums: Sums,
-        V: Expr,
-        U: Expr,
-        base: Expr,
-        run: range,
-        j: Expr,
-        rows: list[Expr],
-        tile: Expr,
-    ) -> None:
-        """Adds the products of a run of words; `base` is the block's first vector of U."""
-        isa, n, block = self.isa, self.isa.lanes, self.block
-        whole = lanes(i32(0), n)
+    def _weights(self, U: Expr, i: int, k: Expr, place: Place) -> list[Vector]:
+        """Word k of the weights of the block's frequency i, for each of its vectors."""
+        n, block = self.isa.lanes, self.block
+        frequency = (place.vector * self.t.n + place.j * block.vectors) * self.t.n
+        base = (frequency + place.rows[0] * block.vectors) * self.words
+        at = [base + (k * block.frequencies + i) * block.vectors + v for v in range(block.vectors)]
+        return [let(reinterpret(self.isa.vector, U[lanes(a * 2 * n, 2 * n)])) for a in at]
+
+    def _add(self, sums: Sums, V: Expr, U: Expr, run: range, place: Place) -> None:
+        """Adds the products of a run of words."""
+        whole, source = lanes(i32(0), self.isa.lanes), let(place.first_j + place.j)
         with serial(len(run)) as step:
             k = let(step + run.start)
-            for i, row in enumerate(rows):
-                for v in range(block.vectors):
-                    at = base + (k * block.frequencies + i) * block.vectors + v
-                    u = let(reinterpret(isa.vector, U[lanes(at * 2 * n, 2 * n)]))
-                    for p in range(block.tiles):
-                        acc, word = sums[i][p][v], V[j, row, tile + p, k]
-                        store(acc, isa.dot16_at(acc[whole], T.address_of(word), u), [whole])
+            for i, row in enumerate(sums):
+                weights = self._weights(U, i, k, place)
+                for p, tile in enumerate(row):
+                    word = T.address_of(V[source, place.rows[i], place.tile + p, k])
+                    for v, u in enumerate(weights):
+                        store(tile[v], self.isa.dot16_at(tile[v][whole], word, u), [whole])
+
+    def _add_pairs(self, sums: Sums, V: Expr, U: Expr, run: range, place: Place) -> None:
+        """Adds (V_c + U_d) (V_d + U_c) of a run of words: c in every other one, d in the next."""
+        n, isa = self.isa.lanes, self.isa
+        whole, source = lanes(i32(0), n), let(place.first_j + place.j)
+        with serial(len(run) // 2) as step:
+            k = let(2 * step + run.start)
+            for i, row in enumerate(sums):
+                weights = [self._weights(U, i, word, place) for word in (k, k + 1)]
+                for p, tile in enumerate(row):
+                    c, d = (
+                        let(T.broadcast(V[source, place.rows[i], place.tile + p, word], n))
+                        for word in (k, k + 1)
+                    )
+                    for v, (u_c, u_d) in enumerate(zip(*weights, strict=True)):
+                        a, b = isa.add16(c, u_d), isa.add16(d, u_c)
+                        store(tile[v], isa.dot16_(tile[v][whole], a, b), [whole])
+
+    def _finish(
+        self, sums: Sums, scratch: Mapping[str, Expr], place: Place, column: Column
+    ) -> None:
+        """Hands a whole column on, or stores what there is of it."""
+        whole = lanes(i32(0), self.isa.lanes)
+        for p in range(self.block.tiles):
+            for v in range(self.block.vectors):
+                done = [let(row[p][v][whole]) for row in sums]
+                tile, vector = place.tile + p, place.vector + v
+                if self.by_column:
+                    column(place.j, tile, vector, done)
+                else:
+                    for i, z in zip(place.rows, done, strict=True):
+                        store(scratch["M"], z, [i, tile, v, whole])
+
+    def _columns(self, M: Expr, j: Expr, vector: Expr, column: Column) -> None:
+        """Hands on the columns of all tiles that are stored."""
+        whole = lanes(i32(0), self.isa.lanes)
+        with serial(self.tiles) as tile:
+            for v in range(self.block.vectors):
+                done = [let(M[i, tile, v, whole]) for i in range(self.t.n)]
+                column(j, tile, vector + v, done)
+
+
+def products_of_pairs(U: NDArray[np.int64]) -> NDArray[np.int64]:
+    """sum U_c U_d, of the channels that inner products pair: [n * n, O, I] to [n * n, O]."""
+    words = U.reshape(*U.shape[:2], -1, 2, 2)  # [i j, o, pair of words, word, channel]
+    sums: NDArray[np.int64] = (words[..., 0, :] * words[..., 1, :]).sum(axis=(2, 3))
+    return sums

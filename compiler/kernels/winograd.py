@@ -8,9 +8,9 @@ with n^2 frequencies (i, j), n = m + 2. start is factor * b' at the frequency of
 which adds b' to every output; zero points and the stored offset are folded into b' as in `direct`.
 `algebra.prove` shows that V and U fit int16 and that 2^shift acc fits int32, so nothing is lost.
 
-`inputs` makes V, `products` makes M, in register blocks. With 32 registers these hold a column of
-frequencies: A^T follows at once and M is never stored; and V of the next tiles is made between the
-products of these (`weave`).
+`inputs` makes V, `products` makes M, in register blocks, and A^T follows column by column. With 32
+registers the blocks hold whole columns, and V of the next tiles is made between the products of
+these (`weave`); not between inner products, which leave no vector pipe idle.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from tvm import tirx as tir
 
 from compiler.kernels import epilogue, finish, linear
-from compiler.kernels.algebra import Proof, Transform
+from compiler.kernels.algebra import I64, Proof, Transform
 from compiler.kernels.builder import (
     i32,
     lanes,
@@ -40,11 +40,12 @@ from compiler.kernels.inputs import Inputs
 from compiler.kernels.isa import Expr
 from compiler.kernels.kernel import Context
 from compiler.kernels.linear import Vector
-from compiler.kernels.products import Products
+from compiler.kernels.products import Products, products_of_pairs
 from compiler.kernels.rows import Layout
 from compiler.kernels.schedule import Stage
 from compiler.kernels.weave import Task, Woven
 
+FEWEST = 3  # vectors of output channels for which inner products pay (measured on Zen 4)
 WIDEST = 3  # vectors of output channels whose epilogue is emitted together, where segments allow
 
 
@@ -66,11 +67,6 @@ class Winograd(ConvKernel):
         return self.inputs.tiles
 
     @property
-    def by_column(self) -> bool:
-        """A^T follows the products in registers; M is not stored."""
-        return self.groups[0].by_column
-
-    @property
     def together(self) -> int:
         """Tiles whose epilogue is emitted together, to make whole output vectors."""
         wanted = max(1, self.epilogue.pixels // self.t.m)
@@ -88,17 +84,12 @@ class Winograd(ConvKernel):
         return self.inputs.copies > 1
 
     def allocate(self, rows: int) -> Mapping[str, Expr]:
-        """Buffers of the transforms: columns, V, M, and half-transformed outputs."""
+        """Buffers of the transforms: columns, V, a column of M, and half-transformed outputs."""
         t, n = self.t, self.isa.lanes
         widest = max(g.vectors for g in self.groups)
-        kept = self.tiles if self.by_column else self.together
-        scratch = {
-            **self.inputs.allocate(),
-            "half": local((kept * widest, t.m, t.n, n), "int32"),
-        }
-        if not self.by_column:
-            scratch["M"] = local((t.n, t.n, self.tiles, widest, n), "int32")
-        return scratch
+        wide = max(self.groups, key=lambda g: g.block.vectors)
+        half = local((self.tiles * widest, t.m, t.n, n), "int32")
+        return {**self.inputs.allocate(), **wide.allocate(), "half": half}
 
     def emit(self, context: Context, first: Expr, rows: int) -> None:
         """See `Kernel.emit`."""
@@ -123,11 +114,11 @@ class Winograd(ConvKernel):
             for group in self.groups:
                 for vectors, between in self._beside(group, following, index + 1 < count):
                     group.emit(
-                        context.scratch["V"],
+                        context.scratch,
                         self.inputs.first_j(index),
                         vectors,
                         context.constants,
-                        partial(self._keep, context.scratch, group),
+                        partial(self._column, context.scratch["half"], group),
                         between,
                     )
                 self._output(context, group, y, self.inputs.x(index))
@@ -150,39 +141,21 @@ class Winograd(ConvKernel):
                 parts.append((both, Woven(task, part, self.t.n, wanted)))
         return parts
 
-    def _keep(
-        self, scratch: Mapping[str, Expr], group: Products, j: Expr, rows: list[Expr], tile: Expr,
-        v: Expr, column: list[Vector],
-    ) -> None:  # fmt: skip
-        """Stores finished sums: one frequency to M, or A^T times a column of frequencies."""
-        whole = lanes(i32(0), self.isa.lanes)
-        if not group.by_column:
-            store(scratch["M"], column[0], [j, rows[0], tile, v, whole])
-            return
-        for i, z in enumerate(linear.by_columns(self.t.AT, column, linear.modular(self.isa))):
-            store(scratch["half"], z, [tile * group.vectors + v, i, j, whole])
+    def _column(
+        self, half: Expr, group: Products, j: Expr, tile: Expr, vector: Expr, sums: list[Vector]
+    ) -> None:
+        """A^T times a column of M."""
+        index = tile * group.vectors + vector - group.first
+        for i, z in enumerate(linear.by_columns(self.t.AT, sums, linear.modular(self.isa))):
+            store(half, z, [index, i, j, lanes(i32(0), self.isa.lanes)])
 
     def _output(self, context: Context, group: Products, y: Expr, x: Expr) -> None:
-        """A^T M A and the epilogue: columns of each tile, then row by row."""
+        """(A^T M) A and the epilogue, row by row of some tiles."""
         t, together = self.t, self.together
         with serial(self.tiles // together) as pair:
             tile = let(pair * together)
-            if not self.by_column:
-                self._columns(context.scratch, group, tile)
-            first = tile if self.by_column else i32(0)
             with serial(t.m) as i, when(tir.all(y + i >= 0, y + i < self.height)):
-                self._output_row(context, group, first, i, y + i, x + tile * t.m)
-
-    def _columns(self, scratch: Mapping[str, Expr], group: Products, tile: Expr) -> None:
-        """A^T M for some tiles."""
-        t, M, whole = self.t, scratch["M"], lanes(i32(0), self.isa.lanes)
-        with serial(t.n) as j:
-            for k in range(self.together):
-                for v in range(group.vectors):
-                    column = [let(M[j, i, tile + k, v, whole]) for i in range(t.n)]
-                    half = linear.by_columns(t.AT, column, linear.modular(self.isa))
-                    for i, z in enumerate(half):
-                        store(scratch["half"], z, [k * group.vectors + v, i, j, whole])
+                self._output_row(context, group, tile, i, y + i, x + tile * t.m)
 
     def _output_row(
         self, context: Context, group: Products, first: Expr, i: Expr, y: Expr, x: Expr
@@ -199,6 +172,9 @@ class Winograd(ConvKernel):
                 row = [let(half[index, i, j, whole]) for j in range(t.n)]
                 done[key] = linear.by_columns(t.AT, row, linear.modular(isa))
             z = done[key][p % t.m]
+            if group.paired:
+                rest = context.constants["rest"][i, p % t.m, lanes(i32(v * isa.lanes), isa.lanes)]
+                z = isa.add(z, rest)
             return isa.mul(z, t.inverse) if t.inverse != 1 else z
 
         finish.emit(
@@ -249,20 +225,48 @@ def winograd(
         zero: the stored form of a real zero of the input.
         tiles: neighbouring tiles computed together, at most width / m.
     """
+    paired = pays(e, source) and proof.pairs
     parts = [
-        Products(e.isa, t, source.channels, tiles, vectors.start, len(vectors))
+        Products(e.isa, t, source.channels, tiles, vectors.start, len(vectors), paired)
         for vectors in groups(e)
     ]
-    U = t.weights(e.conv.weight)[:, e.order]
-    bias = folded_bias(e.conv, zero).astype(np.int64) * t.factor
-    start = np.zeros((2, e.vectors * e.isa.lanes), np.int32)
-    start[1, : len(e.order)] = bias[e.order].astype(np.uint32).view(np.int32)
-    constants: dict[str, NDArray[np.generic]] = dict(epilogue.prepare(e))
-    constants |= {"start": start, "U": np.concatenate([part.pack(U) for part in parts])}
+    used = max(proof.weight, proof.input, proof.sum) if paired else max(proof.weight, proof.input)
     choice = (
-        f"F({t.m}x{t.m},3x3), {tiles} tiles; uses {proof.output:.2f} of the int32 bound, "
-        f"{proof.weight:.2f} and {proof.input:.2f} of int16"
+        f"F({t.m}x{t.m},3x3){' of inner products' if paired else ''}, {tiles} tiles; "
+        f"uses {proof.output:.2f} of the int32 bound, {used:.2f} of int16"
     )
-    ahead = parts[0].by_column and e.vectors > 1
-    inputs = Inputs(e.isa, t, source, e.conv.pads[1], size[1], tiles, 2 if ahead else 1)
+    ahead = parts[0].by_column and e.vectors > 1 and not paired
+    copies = 2 if ahead else 1
+    inputs = Inputs(e.isa, t, source, e.conv.pads[1], size[1], tiles, copies, paired)
+    constants = _constants(e, t, parts, zero)
     return Winograd(stage, *size, constants, choice, e, source, inputs, parts)
+
+
+def pays(e: Epilogue, source: Layout) -> bool:
+    """Inner products cost less: what they add of V alone must serve several vectors."""
+    fits = source.channels % (2 * e.isa.lanes) == 0
+    return e.isa.adds_beside and fits and e.vectors >= FEWEST
+
+
+def _constants(
+    e: Epilogue, t: Transform, parts: list[Products], zero: int
+) -> dict[str, NDArray[np.generic]]:
+    """`U`, and factor * b': what sums `start` at, or what the epilogue adds as the `rest`."""
+    U = t.weights(e.conv.weight)[:, e.order]
+    count, channels = e.vectors * e.isa.lanes, len(e.order)
+    bias = np.zeros(count, np.int64)
+    bias[:channels] = folded_bias(e.conv, zero).astype(np.int64)[e.order] * t.factor
+    constants: dict[str, NDArray[np.generic]] = dict(epilogue.prepare(e))
+    constants["U"] = np.concatenate([part.pack(U) for part in parts])
+    if parts[0].paired:
+        mixed = np.zeros((t.n**2, count), np.int64)
+        mixed[:, :channels] = products_of_pairs(U)
+        constants["rest"] = _int32(bias - t.outputs(mixed))
+    else:
+        constants["start"] = _int32(np.stack([np.zeros_like(bias), bias]))
+    return constants
+
+
+def _int32(values: I64) -> NDArray[np.int32]:
+    """Modulo 2^32."""
+    return values.astype(np.uint32).view(np.int32)

@@ -60,8 +60,47 @@ def test_the_proof_holds_up_to_the_bound_of_the_issue() -> None:
     for channels, holds in ((228, True), (229, True), (230, False)):
         weight = np.full((2, channels, 3, 3), 127, np.int8)
         bounds = np.full(2, 128 * 127 * 9 * channels, np.int64)
-        assert prove(transform(4), weight, bounds, 128).holds is holds
-        assert prove(transform(2), weight, bounds, 128).holds
+        assert prove(transform(4), weight, bounds, (-128, 127)).holds is holds
+        assert prove(transform(2), weight, bounds, (-128, 127)).holds
+
+
+@pytest.mark.parametrize("m", SIZES)
+@pytest.mark.parametrize("ends", [(0, 255), (-128, 127)])
+def test_the_range_of_transformed_inputs_is_reached_and_kept(m: int, ends: tuple[int, int]) -> None:
+    t, (lo, hi) = transform(m), ends
+    least, greatest = (bound.reshape(t.n, t.n) for bound in t.inputs(lo, hi))
+    for i in range(t.n):
+        for j in range(t.n):
+            gain = np.outer(t.BT[i], t.BT[j])
+            for bound, d in (
+                (greatest, np.where(gain > 0, hi, lo)),
+                (least, np.where(gain > 0, lo, hi)),
+            ):
+                assert (t.BT @ d @ t.BT.T)[i, j] == bound[i, j]
+    d = np.random.default_rng(0).integers(lo, hi + 1, (500, t.n, t.n))
+    V = t.BT @ d @ t.BT.T
+    assert (least <= V).all()
+    assert (greatest >= V).all()
+
+
+def test_sums_of_inputs_and_weights_fit_int16_or_are_not_made() -> None:
+    """Weights of 127 are 144 * 127 at the points (1, 1), where inputs reach 68 * 255."""
+    bounds = np.zeros(2, np.int64)
+    for peak, sum_ in ((127, 18288 + 17340), (100, 14400 + 17340)):
+        proof = prove(transform(4), np.full((2, 3, 3, 3), peak, np.int8), bounds, (0, 255))
+        assert proof.sum == sum_ / 2**15
+        assert proof.pairs is (sum_ < 2**15)
+        assert proof.holds
+    signed = prove(transform(4), np.full((2, 3, 3, 3), 127, np.int8), bounds, (-128, 127))
+    assert signed.pairs
+
+
+def test_the_outputs_of_products_are_those_of_the_definition() -> None:
+    t = transform(4)
+    M = np.random.default_rng(0).integers(-99, 99, (t.n, t.n, 7))
+    Y = t.outputs(M.reshape(t.n**2, 7))
+    for o in range(7):
+        np.testing.assert_array_equal(Y[..., o], t.AT @ M[..., o] @ t.AT.T)
 
 
 def test_weights_are_transformed_per_pair_of_channels() -> None:

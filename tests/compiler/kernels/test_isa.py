@@ -11,6 +11,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T  # noqa: N812
 
 from compiler.host import FEATURES, Host, cpu_features
+from compiler.kernels import linear
 from compiler.kernels.builder import i32, lanes, let, store
 from compiler.kernels.isa import ISAS, Expr, Isa
 from compiler.library import compile_module
@@ -52,6 +53,23 @@ def test_narrow_saturates(isa: Isa, count: int, dtype: str, zero: int) -> None:
     info = np.iinfo(dtype)
     expected = np.clip(x[:count].astype(np.int64) + zero, info.min, info.max)
     np.testing.assert_array_equal(y, expected.reshape(-1))
+
+
+@pytest.mark.parametrize("isa", AVAILABLE, ids=lambda isa: isa.name)
+def test_sums_of_int16_wrap(isa: Isa) -> None:
+    x, y = run(isa, "int32", isa.lanes, lambda v, _: isa.add16(v[0], v[1]))
+    expected = (pairs(x[0]) + pairs(x[1])).astype(np.uint16).view(np.int16)
+    np.testing.assert_array_equal(pairs(y), expected)
+
+
+@pytest.mark.parametrize("isa", AVAILABLE, ids=lambda isa: isa.name)
+@pytest.mark.parametrize(("count", "parts"), [(1, 1), (3, 1), (1, 2), (3, 2), (2, 4)])
+def test_totals_of_parts_of_vectors(isa: Isa, count: int, parts: int) -> None:
+    if count * parts > isa.lanes:
+        pytest.skip(f"{isa.lanes} lanes hold fewer totals")
+    x, y = run(isa, "int32", isa.lanes, lambda v, _: linear.totals(v[:count], parts, isa))
+    expected = x[:count].reshape(count * parts, -1).sum(axis=1, dtype=np.int32)
+    np.testing.assert_array_equal(y[: count * parts], expected)
 
 
 @pytest.mark.parametrize("isa", AVAILABLE, ids=lambda isa: isa.name)

@@ -104,6 +104,34 @@ def test_layers_beyond_the_bound_fall_back(
     np.testing.assert_array_equal(y, reference.run(net, x))
 
 
+@pytest.mark.parametrize("isa", [isa for isa in AVAILABLE if ISAS[isa].adds_beside])
+@pytest.mark.parametrize("channels", [32, 96])
+@pytest.mark.parametrize("outputs", [33, 64, 80, 108])
+def test_inner_products_at_the_ends_of_int8(
+    isa: str, channels: int, outputs: int, tmp_path: Path
+) -> None:
+    """Blocks of one, two and three vectors, odd sizes; 144 * 107 + 68 * 255 is 0.9994 of int16."""
+    rng = np.random.default_rng(outputs)
+    weight = rng.choice([-107, 107], (outputs, channels, 3, 3)).astype(np.int8)
+    weight[0] = 107
+    net = one_conv(weight, rng.integers(-(2**20), 2**20, outputs).astype(np.int32), 1e-6)
+    x = rng.choice([-128, 127], (1, channels, 11, 29)).astype(np.float32)
+    x[..., :6, :] = np.where(rng.random((1, channels, 6, 29)) < 0.9, 127, -128)
+    y, kernels = run(net, x, Host(isa, 2), tmp_path)
+    assert kernels[-1].startswith("F(4x4,3x3) of inner products")
+    np.testing.assert_array_equal(y, reference.run(net, x))
+
+
+@pytest.mark.parametrize("isa", [isa for isa in AVAILABLE if ISAS[isa].adds_beside])
+def test_layers_whose_sums_might_not_fit_have_no_inner_products(isa: str, tmp_path: Path) -> None:
+    weight = np.full((48, 32, 3, 3), 127, np.int8)
+    net = one_conv(weight, np.zeros(48, np.int32), 1e-6)
+    x = np.full((1, 32, 8, 16), 127, np.float32)
+    y, kernels = run(net, x, Host(isa, 1), tmp_path)
+    assert kernels[-1].startswith("F(4x4,3x3), ")
+    np.testing.assert_array_equal(y, reference.run(net, x))
+
+
 @pytest.mark.parametrize("isa", ["portable", "avx2"])
 def test_nothing_that_may_wrap_is_marked_nsw_or_nuw(isa: str) -> None:
     """The unoptimised LLVM IR of a symmetric network: no flagged vector arithmetic on int32."""
