@@ -88,12 +88,14 @@ def _fitting(manifest: Mapping[str, Any]) -> tuple[str, Host]:
     Raises:
         HostError: neither fits; names the features that the native one needs.
     """
-    native = Host(**manifest["host"])
-    if host.supports(native.isa) or PORTABLE_LIBRARY not in manifest["files"]:
-        host.require(native.isa)
+    isa, threads = manifest["host"]["isa"], manifest["host"]["threads"]
+    runs = isa in host.FEATURES and host.supports(isa)  # an unknown one is a later version's
+    if runs or PORTABLE_LIBRARY not in manifest["files"]:
+        native = Host(isa, threads)
+        host.require(isa)
         return LIBRARY, native
     host.require("portable")
-    return PORTABLE_LIBRARY, Host("portable", native.threads)
+    return PORTABLE_LIBRARY, Host("portable", threads)
 
 
 def find(folder: Path) -> tuple[Path, ...]:

@@ -11,7 +11,8 @@ from compiler.errors import HostError
 
 _AVX512 = frozenset({"avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512dq"})
 _VNNI = _AVX512 | {"avx512_vnni", "avx512vbmi"}
-# Features as /proc/cpuinfo names them, from the least to the most capable instruction set.
+# Features as /proc/cpuinfo names them. The last entry that a machine has, and that nothing in
+# _FAVOURED_BY speaks against, is its best.
 FEATURES: dict[str, frozenset[str]] = {
     "portable": frozenset(),
     "avx2": frozenset({"avx2", "fma"}),
@@ -20,8 +21,8 @@ FEATURES: dict[str, frozenset[str]] = {
     "vnni": _VNNI,
     "zen4": _VNNI,
 }
-# The same instructions in another mixture, and a feature of the processors that are faster with it:
-# clzero is AMD's, as are vector pipes that add while others multiply.
+# The same instructions in another mixture, and a feature of the processors that are faster with it
+# (measured on Zen 4): clzero is AMD's, as are vector pipes that add while others multiply.
 _FAVOURED_BY = {"zen4": frozenset({"clzero"})}
 MAX_THREADS = 256
 _CPUINFO = Path("/proc/cpuinfo")
@@ -33,7 +34,7 @@ class Host:
 
     Attributes:
         isa: a key of `FEATURES`: portable (baseline x86-64), avx2, avxvnni (AVX2 with vpdpbusd),
-            avx512, vnni (AVX-512 with vpdpbusd and vpermb), or zen4 (vnni for AMD's Zen 4 and 5).
+            avx512, vnni (AVX-512 with vpdpbusd and vpermb), or zen4 (vnni as AMD prefers it).
         threads: number of row bands computed in parallel, at least 1.
     """
 

@@ -1,7 +1,7 @@
 """LLVM IR of the vector operations, as functions that are always inlined.
 
-Additions and multiplications carry neither `nsw` nor `nuw`: integers wrap modulo 2^32 here, and
-LLVM must not conclude otherwise. Two operations are inline assembly on purpose:
+Additions and multiplications carry neither `nsw` nor `nuw`: integers wrap modulo 2^32 (2^16) here,
+and LLVM must not conclude otherwise. Two operations are inline assembly on purpose:
 - vpdpwssd, since LLVM would split it into vpmaddwd and vpaddd where it takes that for shorter, and
   move loads and sums between blocks until the accumulators no longer fit the registers;
 - streaming stores, since LLVM drops the mark `nontemporal` when it moves a store.
@@ -15,11 +15,9 @@ WRAPPING = ("add", "sub", "mul")
 
 
 def wrapping(lanes: int) -> str:
-    """vacc_add, vacc_sub, vacc_mul of int32 vectors, and vacc_add16 of int16 ones, modulo 2^n."""
-    text = _typed(_function("vacc_add16", lanes, "ab", _ADD16), lanes)
-    return text + "".join(
-        _function(f"vacc_{op}", lanes, "ab", f"%r = {op} V %a, %b") for op in WRAPPING
-    )
+    """vacc_add, vacc_sub, vacc_mul modulo 2^32, and vacc_add16 modulo 2^16."""
+    bodies = {f"vacc_{op}": f"%r = {op} V %a, %b" for op in WRAPPING} | {"vacc_add16": _ADD16}
+    return "".join(_function(name, lanes, "ab", body) for name, body in bodies.items())
 
 
 def dots(lanes: int, vnni: bool) -> str:

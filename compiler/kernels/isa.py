@@ -35,7 +35,7 @@ class Isa:
         bytes_dot: `dot8` exists. Activations are then stored as unsigned bytes q + 128.
         rounds: the intrinsic for int32(rne(v)), |v| < 2^31.
         adds_beside: twice as many additions as dot products can be done at a time, so that those
-            of inner products (`products`) cost less than what they save.
+            of inner products (`products`) cost less than what they save. Needs 8 lanes.
     """
 
     name: str

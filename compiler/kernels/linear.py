@@ -105,9 +105,10 @@ def _sum(row: Sequence[int], x: Sequence[Vector], a: Arithmetic) -> Vector:
 
 
 def totals(vectors: Sequence[Vector], parts: int, isa: Isa) -> Vector:
-    """The sums of each of `parts` equal parts of int32 vectors, side by side; then more of them.
+    """The sums of each of `parts` equal parts of each int32 vector, in order, in the first lanes.
 
-    Neighbouring lanes of two vectors are added, until a part is one lane.
+    Neighbouring lanes of two vectors are added, until a part is one lane; a last vector without
+    partner is its own, so that later lanes repeat sums. len(vectors) * parts <= lanes.
     """
     rest, n, length = list(vectors), isa.lanes, isa.lanes // parts
     while length > 1:

@@ -1,11 +1,12 @@
 """Products of Winograd's transformed tiles and weights, in register blocks.
 
     M[j, i, t, o] = start[i, j, o] + sum over c of V[j, i, t, c] U[i, j, o, c]   mod 2^32
-for frequencies (i, j), tiles t, output channels o (lanes of vectors), input channels c (two to a
-word). A block of frequencies x tiles x vectors stays in registers over the whole sum; each word of
-V is read where it is used, as the broadcast operand of the dot product. With 32 registers a block
-holds a column of frequencies (all i of one j), so that A^T can follow at once; with 16 it holds one
-frequency, since a vector of U must then serve more tiles, and M keeps the column for A^T.
+(inner products: without start, and more by a constant) for frequencies (i, j), tiles t, output
+channels o (lanes of vectors), input channels c (two to a word). A block of frequencies x tiles x
+vectors stays in registers over the whole sum; each word of V is read where it is used, as the
+broadcast operand of the dot product. With 32 registers a block holds a column of frequencies (all i
+of one j), so that A^T can follow at once. Where it holds less, since a vector of U or a word of V
+must serve more products, M keeps the column for A^T.
 
 Inner products (Winograd 1968, "A New Algorithm for Inner Product") trade half of the products for
 additions. For channels in pairs (c, d), with the half that does not mix V and U known beforehand:
@@ -115,14 +116,18 @@ class Products:
         room for a whole column.
         """
         n, registers = self.t.n, self.isa.registers
-        width = max(w for w in range(1, WIDEST + 1) if self.vectors % w == 0)
+        width = block_width(self.vectors)
         if registers >= 32 and not self.paired:
             width = 1
         most = registers - 3 * width
-        tiles = [d for d in range(1, self.tiles + 1) if self.tiles % d == 0]
         wanted = min(self.tiles, 4) * width if registers >= 32 else most
         kept = max(f for f in range(1, n + 1) if n % f == 0 and (f * wanted <= most or f == 1))
-        return Block(kept, max(d for d in tiles if d * width * kept <= most or d == 1), width)
+        divisors = [d for d in range(1, self.tiles + 1) if self.tiles % d == 0]
+        for room in (most, most + width - 1):  # tight, where else each tile would be alone
+            tiles = max(d for d in divisors if d * width * kept <= room or d == 1)
+            if tiles > 1:
+                break
+        return Block(kept, tiles, width)
 
     def allocate(self) -> dict[str, Expr]:
         """M [i, tile, vector, lane] of one column, where a block does not hold it."""
@@ -184,13 +189,13 @@ class Products:
     def _start(
         self, scratch: Mapping[str, Expr], constants: Mapping[str, Expr], place: Place
     ) -> Sums:
-        """New sums: less VV; else the bias at the frequency of the points (1, 1), or zero."""
+        """New sums: VV, which is negative; else the bias at the points (1, 1), or zero."""
         n, block, unit = self.isa.lanes, self.block, self.t.unit
         sums = [
             [[register(n) for _ in range(block.vectors)] for _ in range(block.tiles)]
             for _ in place.rows
         ]
-        at_unit = unit if self.by_column else 0
+        at_unit = unit % block.frequencies
         here = let(T.Select(tir.all(place.rows[at_unit] == unit, place.j == unit), i32(1), i32(0)))
         for v in range(block.vectors):
             at = lanes((place.vector + v) * n, n)
@@ -264,6 +269,11 @@ class Products:
             for v in range(self.block.vectors):
                 done = [let(M[i, tile, v, whole]) for i in range(self.t.n)]
                 column(j, tile, vector + v, done)
+
+
+def block_width(vectors: int) -> int:
+    """How many of some vectors a block holds, unless one is better."""
+    return max(w for w in range(1, WIDEST + 1) if vectors % w == 0)
 
 
 def products_of_pairs(U: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -9,10 +9,11 @@ just computed: a store whose data is no longer on the fly takes a dot product's 
 file (1.5 cycles). So do operations on three registers (permutations of two vectors, merging masks,
 fused multiply-adds), while rotations and blends, of two, are free up to one for two dot products.
 
-Only the input transform is woven. The epilogues, held back by a group and woven too, made each
-layer alone 2 to 5 % faster where bytes are stored in order, but whole networks 2 % slower, and
-pixel shuffles 7 %: what is held back is stored and loaded once more. Emitted a row at a time after
-the blocks of the next group, whole rather than in pieces, they cost what they cost now.
+Only the input transform is woven, and only between plain products: inner ones fill every pipe. The
+epilogues, held back by a group and woven too, made each layer alone 2 to 5 % faster where bytes are
+stored in order, but whole networks 2 % slower, and pixel shuffles 7 %: what is held back is stored
+and loaded once more. Emitted a row at a time after the blocks of the next group, whole rather than
+in pieces, they cost what they cost now.
 """
 
 from __future__ import annotations

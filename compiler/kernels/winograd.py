@@ -6,11 +6,12 @@ For a row of `tiles` neighbouring m x m output tiles:
     (A^T M A)[t, o] * inverse = 2^shift acc                                            (mod 2^32)
 with n^2 frequencies (i, j), n = m + 2. start is factor * b' at the frequency of the points (1, 1),
 which adds b' to every output; zero points and the stored offset are folded into b' as in `direct`.
+With inner products M is more by a constant: A^T M A + rest takes it off, and adds factor * b'.
 `algebra.prove` shows that V and U fit int16 and that 2^shift acc fits int32, so nothing is lost.
 
 `inputs` makes V, `products` makes M, in register blocks, and A^T follows column by column. With 32
-registers the blocks hold whole columns, and V of the next tiles is made between the products of
-these (`weave`); not between inner products, which leave no vector pipe idle.
+registers plain products are made in whole columns, and V of the next tiles between them (`weave`);
+not between inner products, which leave no vector pipe idle.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from compiler.kernels.inputs import Inputs
 from compiler.kernels.isa import Expr
 from compiler.kernels.kernel import Context
 from compiler.kernels.linear import Vector
-from compiler.kernels.products import Products, products_of_pairs
+from compiler.kernels.products import Products, block_width, products_of_pairs
 from compiler.kernels.rows import Layout
 from compiler.kernels.schedule import Stage
 from compiler.kernels.weave import Task, Woven
@@ -243,9 +244,10 @@ def winograd(
 
 
 def pays(e: Epilogue, source: Layout) -> bool:
-    """Inner products cost less: what they add of V alone must serve several vectors."""
-    fits = source.channels % (2 * e.isa.lanes) == 0
-    return e.isa.adds_beside and fits and e.vectors >= FEWEST
+    """Inner products cost less: what they add of V alone serves enough vectors, in wide blocks."""
+    whole = source.channels % (2 * e.isa.lanes) == 0
+    wide = sum(len(group) for group in groups(e) if block_width(len(group)) > 1)
+    return e.isa.adds_beside and whole and wide >= FEWEST
 
 
 def _constants(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import subprocess
 import sys
 from functools import partial
@@ -11,12 +12,15 @@ from pathlib import Path
 
 import onnx
 import pytest
+import tvm
 
 from compiler import bench, latency, measured, peers, pipeline
 from compiler.errors import HostError
-from compiler.host import FEATURES, detect
+from compiler.host import FEATURES, Host, detect
+from compiler.kernels import measure
+from compiler.kernels.isa import ISAS
 from compiler.kernels.measure import multiplications
-from compiler.library import build_library, load_library
+from compiler.library import build_library, compile_module, load_library
 from compiler.progress import silent
 from tests import graphs
 from tests.networks import bicubic_plusplus
@@ -40,6 +44,19 @@ def test_layers_and_peers_of_a_small_network(tmp_path: Path) -> None:
     times = bench.measure(load_library(path, host), x, {"nothing": lambda: None}, runs=2)
     assert set(times) == {"library", "nothing"}
     assert bench.memory(path, host, x).beyond_io_bytes < 15_000_000
+
+
+@pytest.mark.parametrize("isa", ["avx2", "vnni"])
+def test_the_peak_makes_every_product_that_it_counts(isa: str) -> None:
+    """LLVM must not find two of them equal."""
+    table = ISAS[isa]
+    function = measure._peak_function(table, 1, 2, 5, table.dot16_)
+    compiled = compile_module(tvm.IRModule({"peak": function}), Host(isa, 1))
+    modules = [compiled.mod, *compiled.mod.imports]
+    code = "".join(m.inspect_source("s") for m in modules if m.kind == "llvm")
+    made = re.findall(r"vpmaddwd|vpdpwssd", code)
+    assert len(made) % 10 == 0
+    assert made
 
 
 def test_each_timed_call_follows_untimed_ones_of_its_own() -> None:

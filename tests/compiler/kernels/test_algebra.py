@@ -91,6 +91,8 @@ def test_sums_of_inputs_and_weights_fit_int16_or_are_not_made() -> None:
         assert proof.sum == sum_ / 2**15
         assert proof.pairs is (sum_ < 2**15)
         assert proof.holds
+    less = prove(transform(4), np.full((2, 3, 3, 3), -127, np.int8), bounds, (-255, 0))
+    assert less.sum == (18288 + 17340) / 2**15
     signed = prove(transform(4), np.full((2, 3, 3, 3), 127, np.int8), bounds, (-128, 127))
     assert signed.pairs
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -104,11 +105,20 @@ def test_layers_beyond_the_bound_fall_back(
     np.testing.assert_array_equal(y, reference.run(net, x))
 
 
-@pytest.mark.parametrize("isa", [isa for isa in AVAILABLE if ISAS[isa].adds_beside])
-@pytest.mark.parametrize("channels", [32, 96])
-@pytest.mark.parametrize("outputs", [33, 64, 80, 108])
+@pytest.fixture
+def paired(isa: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An instruction set, with inner products whether it gains by them or not."""
+    monkeypatch.setitem(ISAS, isa, replace(ISAS[isa], adds_beside=True))
+    return isa
+
+
+WIDE = [isa for isa in AVAILABLE if ISAS[isa].lanes >= 8]
+
+
+@pytest.mark.parametrize("isa", WIDE)
+@pytest.mark.parametrize(("channels", "outputs"), [(32, 33), (32, 108), (96, 64), (96, 80)])
 def test_inner_products_at_the_ends_of_int8(
-    isa: str, channels: int, outputs: int, tmp_path: Path
+    paired: str, channels: int, outputs: int, tmp_path: Path
 ) -> None:
     """Blocks of one, two and three vectors, odd sizes; 144 * 107 + 68 * 255 is 0.9994 of int16."""
     rng = np.random.default_rng(outputs)
@@ -117,18 +127,47 @@ def test_inner_products_at_the_ends_of_int8(
     net = one_conv(weight, rng.integers(-(2**20), 2**20, outputs).astype(np.int32), 1e-6)
     x = rng.choice([-128, 127], (1, channels, 11, 29)).astype(np.float32)
     x[..., :6, :] = np.where(rng.random((1, channels, 6, 29)) < 0.9, 127, -128)
-    y, kernels = run(net, x, Host(isa, 2), tmp_path)
+    y, kernels = run(net, x, Host(paired, 2), tmp_path)
     assert kernels[-1].startswith("F(4x4,3x3) of inner products")
     np.testing.assert_array_equal(y, reference.run(net, x))
 
 
-@pytest.mark.parametrize("isa", [isa for isa in AVAILABLE if ISAS[isa].adds_beside])
-def test_layers_whose_sums_might_not_fit_have_no_inner_products(isa: str, tmp_path: Path) -> None:
-    weight = np.full((48, 32, 3, 3), 127, np.int8)
-    net = one_conv(weight, np.zeros(48, np.int32), 1e-6)
-    x = np.full((1, 32, 8, 16), 127, np.float32)
-    y, kernels = run(net, x, Host(isa, 1), tmp_path)
-    assert kernels[-1].startswith("F(4x4,3x3), ")
+@pytest.mark.parametrize("isa", WIDE)
+@pytest.mark.parametrize("width", [3, 5, 9, 13, 38])
+def test_inner_products_between_layers(paired: str, width: int, tmp_path: Path) -> None:
+    """F(2x2), one to four tiles; bytes in order, residuals, a pixel shuffle, uint8 outputs."""
+    b = Builder(32, width, asymmetric=width % 2 == 0)
+    first = b.conv(64, steps=(LEAKY,))
+    b.conv(64, steps=(Residual(first), LEAKY))
+    b.conv(48)
+    b.depth_to_space(2)
+    net = b.network("uint8" if width == 13 else "float32")
+    x = np.random.default_rng(0).uniform(-3, 3, (1, 32, 7, width)).astype(np.float32)
+    y, kernels = run(net, x, Host(paired, 3), tmp_path)
+    direct = width == 3 and ISAS[paired].bytes_dot  # cheaper than F(2x2) there
+    chosen = "direct" if direct else "F(2x2,3x3) of inner" if width == 3 else "F(4x4,3x3) of inner"
+    assert all(kernel.startswith(chosen) for kernel in kernels[1:4])
+    np.testing.assert_array_equal(y, reference.run(net, x))
+
+
+@pytest.mark.parametrize("isa", [isa for isa in AVAILABLE if ISAS[isa].lanes == 16])
+@pytest.mark.parametrize(
+    ("peak", "channels", "outputs"),
+    [
+        (127, 32, 48),  # the sums of V and U might not fit
+        (1, 32, 32),  # too few vectors share what is added of V alone
+        (1, 33, 48),  # channels that do not fill the vectors
+    ],
+)
+def test_layers_without_inner_products(
+    paired: str, peak: int, channels: int, outputs: int, tmp_path: Path
+) -> None:
+    weight = np.full((outputs, channels, 3, 3), peak, np.int8)
+    net = one_conv(weight, np.zeros(outputs, np.int32), 1e-6)
+    x = np.random.default_rng(0).choice([-128, 127], (1, channels, 8, 16)).astype(np.float32)
+    y, kernels = run(net, x, Host(paired, 1), tmp_path)
+    signed = not ISAS[paired].bytes_dot  # where 127 does fit
+    assert kernels[-1].startswith("F(4x4,3x3), ") or (signed and peak == 127)
     np.testing.assert_array_equal(y, reference.run(net, x))
 
 
@@ -177,7 +216,7 @@ def test_large_outputs_bypass_the_caches(tmp_path: Path, monkeypatch: pytest.Mon
     b.depth_to_space(2)
     net = b.network()
     x = np.random.default_rng(0).uniform(-2, 2, (1, 32, 5, 64)).astype(np.float32)
-    for isa in AVAILABLE[-2:]:
+    for isa in [isa for isa in AVAILABLE if ISAS[isa].lanes == 16] or AVAILABLE[-1:]:
         for narrower in (0, 1):  # aligned and not
             part = x[..., : 64 - narrower].copy()
             y, _ = run(net, part, Host(isa, 2), tmp_path)
