@@ -49,6 +49,15 @@ def test_without_a_fitting_library_the_missing_feature_is_named() -> None:
         bundle._fitting(manifest)
 
 
+def test_an_instruction_set_of_a_later_version_leaves_the_portable_library() -> None:
+    files = {bundle.LIBRARY: "", bundle.PORTABLE_LIBRARY: ""}
+    manifest = {"host": {"isa": "zen9", "threads": 2}, "files": files}
+    assert bundle._fitting(manifest) == (bundle.PORTABLE_LIBRARY, host.Host("portable", 2))
+    del files[bundle.PORTABLE_LIBRARY]
+    with pytest.raises(HostError, match="unknown instruction set 'zen9'"):
+        bundle._fitting(manifest)
+
+
 def test_another_architecture_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
     with pytest.raises(HostError, match="this processor is aarch64"):
