@@ -51,11 +51,25 @@ WIDEST = 3  # vectors of output channels whose epilogue is emitted together, whe
 
 
 @dataclass(frozen=True, eq=False)
+class Group:
+    """Vectors of output channels whose epilogue is emitted together, and their products."""
+
+    first: int
+    vectors: int
+    parts: list[Products]
+
+    @property
+    def paired(self) -> bool:
+        """The products are inner products."""
+        return self.parts[0].paired
+
+
+@dataclass(frozen=True, eq=False)
 class Winograd(ConvKernel):
     """The Winograd kernel of one conv for one image size."""
 
     inputs: Inputs
-    groups: list[Products]
+    groups: list[Group]
 
     @property
     def t(self) -> Transform:
@@ -88,7 +102,8 @@ class Winograd(ConvKernel):
         """Buffers of the transforms: columns, V, a column of M, and half-transformed outputs."""
         t, n = self.t, self.isa.lanes
         widest = max(g.vectors for g in self.groups)
-        wide = max(self.groups, key=lambda g: g.block.vectors)
+        parts = [part for group in self.groups for part in group.parts]
+        wide = max(parts, key=lambda part: part.block.vectors)
         half = local((self.tiles * widest, t.m, t.n, n), "int32")
         return {**self.inputs.allocate(), **wide.allocate(), "half": half}
 
@@ -113,25 +128,27 @@ class Winograd(ConvKernel):
                     task.alone()
             following = inputs(index + 1) if self.ahead else []
             for group in self.groups:
-                for vectors, between in self._beside(group, following, index + 1 < count):
-                    group.emit(
-                        context.scratch,
-                        self.inputs.first_j(index),
-                        vectors,
-                        context.constants,
-                        partial(self._column, context.scratch["half"], group),
-                        between,
-                    )
+                column = partial(self._column, context.scratch["half"], group)
+                for part in group.parts:
+                    for vectors, between in self._beside(part, following, index + 1 < count):
+                        part.emit(
+                            context.scratch,
+                            self.inputs.first_j(index),
+                            vectors,
+                            context.constants,
+                            column,
+                            between,
+                        )
                 self._output(context, group, y, self.inputs.x(index))
 
     def _beside(
-        self, group: Products, following: list[Task], wanted: Expr
+        self, products: Products, following: list[Task], wanted: Expr
     ) -> list[tuple[range, Woven | None]]:
-        """The vectors of a group, and what is computed beside their products.
+        """The vectors of some products, and what is computed beside them.
 
         The first half of all vectors goes with B^T d of the next tiles, the rest with (B^T d) B.
         """
-        mine = range(group.first, group.first + group.vectors)
+        mine = range(products.first, products.first + products.vectors)
         if not following:
             return [(mine, None)]
         half, end = self.epilogue.vectors // 2, self.epilogue.vectors
@@ -143,14 +160,14 @@ class Winograd(ConvKernel):
         return parts
 
     def _column(
-        self, half: Expr, group: Products, j: Expr, tile: Expr, vector: Expr, sums: list[Vector]
+        self, half: Expr, group: Group, j: Expr, tile: Expr, vector: Expr, sums: list[Vector]
     ) -> None:
         """A^T times a column of M."""
         index = tile * group.vectors + vector - group.first
         for i, z in enumerate(linear.by_columns(self.t.AT, sums, linear.modular(self.isa))):
             store(half, z, [index, i, j, lanes(i32(0), self.isa.lanes)])
 
-    def _output(self, context: Context, group: Products, y: Expr, x: Expr) -> None:
+    def _output(self, context: Context, group: Group, y: Expr, x: Expr) -> None:
         """(A^T M) A and the epilogue, row by row of some tiles."""
         t, together = self.t, self.together
         with serial(self.tiles // together) as pair:
@@ -159,7 +176,7 @@ class Winograd(ConvKernel):
                 self._output_row(context, group, tile, i, y + i, x + tile * t.m)
 
     def _output_row(
-        self, context: Context, group: Products, first: Expr, i: Expr, y: Expr, x: Expr
+        self, context: Context, group: Group, first: Expr, i: Expr, y: Expr, x: Expr
     ) -> None:
         """The epilogue of row i of some tiles, which lie in `half` from tile `first`."""
         t, isa, e = self.t, self.isa, self.epilogue
@@ -227,16 +244,21 @@ def winograd(
         tiles: neighbouring tiles computed together, at most width / m.
     """
     paired = pays(e, source) and proof.pairs
-    parts = [
-        Products(e.isa, t, source.channels, tiles, vectors.start, len(vectors), paired)
-        for vectors in groups(e)
-    ]
+
+    def group(vectors: range) -> Group:
+        made = [
+            Products(e.isa, t, source.channels, tiles, part.start, len(part), paired)
+            for part in (pieces(vectors) if paired else [vectors])
+        ]
+        return Group(vectors.start, len(vectors), made)
+
+    parts = [group(vectors) for vectors in groups(e)]
     used = max(proof.weight, proof.input, proof.sum) if paired else max(proof.weight, proof.input)
     choice = (
         f"F({t.m}x{t.m},3x3){' of inner products' if paired else ''}, {tiles} tiles; "
         f"uses {proof.output:.2f} of the int32 bound, {used:.2f} of int16"
     )
-    ahead = parts[0].by_column and e.vectors > 1 and not paired
+    ahead = parts[0].parts[0].by_column and e.vectors > 1 and not paired
     copies = 2 if ahead else 1
     inputs = Inputs(e.isa, t, source, e.conv.pads[1], size[1], tiles, copies, paired)
     constants = _constants(e, t, parts, zero)
@@ -244,14 +266,21 @@ def winograd(
 
 
 def pays(e: Epilogue, source: Layout) -> bool:
-    """Inner products cost less: what they add of V alone serves enough vectors, in wide blocks."""
+    """Inner products cost less: what they add of V alone must serve several vectors."""
     whole = source.channels % (2 * e.isa.lanes) == 0
-    wide = sum(len(group) for group in groups(e) if block_width(len(group)) > 1)
-    return e.isa.adds_beside and whole and wide >= FEWEST
+    return e.isa.adds_beside and whole and e.vectors >= FEWEST
+
+
+def pieces(vectors: range) -> list[range]:
+    """Splits vectors that blocks of more than one do not divide."""
+    if block_width(len(vectors)) > 1:
+        return [vectors]
+    starts = range(vectors.start, vectors.stop, WIDEST)
+    return [range(start, min(start + WIDEST, vectors.stop)) for start in starts]
 
 
 def _constants(
-    e: Epilogue, t: Transform, parts: list[Products], zero: int
+    e: Epilogue, t: Transform, parts: list[Group], zero: int
 ) -> dict[str, NDArray[np.generic]]:
     """`U`, and factor * b': what sums `start` at, or what the epilogue adds as the `rest`."""
     U = t.weights(e.conv.weight)[:, e.order]
@@ -259,7 +288,7 @@ def _constants(
     bias = np.zeros(count, np.int64)
     bias[:channels] = folded_bias(e.conv, zero).astype(np.int64)[e.order] * t.factor
     constants: dict[str, NDArray[np.generic]] = dict(epilogue.prepare(e))
-    constants["U"] = np.concatenate([part.pack(U) for part in parts])
+    constants["U"] = np.concatenate([part.pack(U) for group in parts for part in group.parts])
     if parts[0].paired:
         mixed = np.zeros((t.n**2, count), np.int64)
         mixed[:, :channels] = products_of_pairs(U)
