@@ -142,6 +142,13 @@ def transform(m: int) -> Transform:
     )
 
 
+def products_of_pairs(U: I64) -> I64:
+    """sum U_c U_d, of the channels that inner products pair: [n * n, O, I] to [n * n, O]."""
+    words = U.reshape(*U.shape[:2], -1, 2, 2)  # [i j, o, pair of words, word, channel]
+    sums: I64 = (words[..., 0, :] * words[..., 1, :]).sum(axis=(2, 3))
+    return sums
+
+
 @dataclass(frozen=True)
 class Proof:
     """Shares of the bounds that a layer uses; it may use a transform while all are below 1.

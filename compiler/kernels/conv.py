@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from calib.qparams import I32
 from compiler.kernels.epilogue import Epilogue
@@ -46,6 +47,10 @@ class ConvKernel:
 def folded_bias(conv: Conv, zero: int) -> I32:
     """b - zero * sum(w) modulo 2^32, for stored activations whose real zero is `zero`."""
     mass = conv.weight.astype(np.int64).reshape(len(conv.weight), -1).sum(axis=1)
-    folded = conv.bias.astype(np.int64) - zero * mass
-    wrapped: I32 = folded.astype(np.uint32).view(np.int32)
-    return wrapped
+    return wrapped(conv.bias.astype(np.int64) - zero * mass)
+
+
+def wrapped(values: NDArray[np.int64]) -> I32:
+    """int32, modulo 2^32."""
+    result: I32 = values.astype(np.uint32).view(np.int32)
+    return result

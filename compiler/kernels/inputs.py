@@ -39,7 +39,7 @@ class Inputs:
         width: of the output.
         tiles: neighbouring tiles transformed together, a group.
         copies: of V, 2 where one group is read while the next is written.
-        paired: VV is wanted: what inner products (`products`) add of V alone.
+        paired: VV is wanted: what inner products (`products`) add of V alone. Then copies is 1.
     """
 
     isa: Isa
@@ -64,7 +64,7 @@ class Inputs:
     def allocate(self) -> dict[str, Expr]:
         """columns = B^T d [i, element], with slack for vector loads; V [copy j, i, tile, word].
 
-        VV [copy i, tile, j], where it is wanted: less the sum of V_c V_d over the paired channels.
+        VV [i, tile, j], where it is wanted: less the sum of V_c V_d over the paired channels.
         """
         n = self.t.n
         scratch = {
@@ -72,7 +72,7 @@ class Inputs:
             "V": local((self.copies * n, n, self.tiles, self.words), "int32"),
         }
         if self.paired:
-            scratch["VV"] = local((self.copies * n, self.tiles, self.isa.lanes), "int32")
+            scratch["VV"] = local((n, self.tiles, self.isa.lanes), "int32")
         return scratch
 
     def x(self, group: Expr) -> Expr:
@@ -114,7 +114,7 @@ class Inputs:
             if self.paired:
                 totals = linear.totals(products, 2, self.isa)
                 less = self.isa.sub(splat(0, "int32", self.isa.lanes), totals)
-                store(scratch["VV"], less, [first_j + i, tile, lanes(i32(0), self.isa.lanes)])
+                store(scratch["VV"], less, [i, tile, lanes(i32(0), self.isa.lanes)])
 
         return [Task(self.pieces, by_row), Task(t.n * self.tiles, by_tile)]
 

@@ -22,7 +22,7 @@ every vector pipe is busy.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +49,7 @@ WIDEST = 3  # vectors of a block that does not hold a column
 RUN = 2  # words of input channels between which other work may be emitted
 
 Column = Callable[[Expr, Expr, Expr, list[Vector]], None]  # (j, tile, vector, sums of all i)
+First = Callable[[int, int, int], Vector]  # (i, tile, vector) of a block: where its sum starts
 Sums = list[list[list[Expr]]]  # registers of a block: [i][tile][vector]
 
 
@@ -66,13 +67,12 @@ class Place:
     """Where a block stands.
 
     Attributes:
-        first_j: where the group of tiles begins in V and VV.
-        j, rows: its frequencies (rows, j).
+        j, rows: its frequencies (rows, j); V of this group of tiles has them at `source`.
         tile, vector: its first ones.
     """
 
-    first_j: Expr
     j: Expr
+    source: Expr
     rows: list[Expr]
     tile: Expr
     vector: Expr
@@ -155,8 +155,8 @@ class Products:
         """Emits the blocks of some vectors, in order.
 
         Args:
-            scratch: `V`, int32 [j, i, tile, word], and where paired `VV` [i, tile, j], both read
-                from `first_j` (`Inputs`).
+            scratch: `V`, int32 [j, i, tile, word], read from `first_j`, and where paired `VV`
+                [i, tile, j] (`Inputs`).
             constants: `U`, the packed weights of every group, and where not paired `start`, int32
                 [2, lane].
             column: gets every column of sums.
@@ -164,10 +164,10 @@ class Products:
         """
         n, block = self.t.n, self.block
         with serial(len(vectors) // block.vectors) as v, serial(n) as j:
-            vector = let(vectors.start + v * block.vectors)
+            vector, source = let(vectors.start + v * block.vectors), let(first_j + j)
             with serial(n // block.frequencies) as f, serial(self.tiles // block.tiles) as b:
                 rows = [let(f * block.frequencies + i) for i in range(block.frequencies)]
-                place = Place(first_j, j, rows, let(b * block.tiles), vector)
+                place = Place(j, source, rows, let(b * block.tiles), vector)
                 sums = self._start(scratch, constants, place)
                 for run, slot in self._runs(between):
                     add = self._add_pairs if self.paired else self._add
@@ -189,26 +189,33 @@ class Products:
     def _start(
         self, scratch: Mapping[str, Expr], constants: Mapping[str, Expr], place: Place
     ) -> Sums:
-        """New sums: VV, which is negative; else the bias at the points (1, 1), or zero."""
-        n, block, unit = self.isa.lanes, self.block, self.t.unit
+        """New sums."""
+        n, block = self.isa.lanes, self.block
+        first = self._known(scratch["VV"], place) if self.paired else self._bias(constants, place)
         sums = [
             [[register(n) for _ in range(block.vectors)] for _ in range(block.tiles)]
             for _ in place.rows
         ]
-        at_unit = unit % block.frequencies
-        here = let(T.Select(tir.all(place.rows[at_unit] == unit, place.j == unit), i32(1), i32(0)))
-        for v in range(block.vectors):
-            at = lanes((place.vector + v) * n, n)
-            bias = None if self.paired else let(constants["start"][here, at])
-            for i, row in enumerate(sums):
-                for p, tile in enumerate(row):
-                    if self.paired:
-                        VV = scratch["VV"][place.first_j + place.rows[i], place.tile + p, place.j]
-                        first = T.broadcast(VV, n)
-                    else:
-                        first = bias if i == at_unit else splat(0, "int32", n)
-                    store(tile[v], first, [lanes(i32(0), n)])
+        for i, row in enumerate(sums):
+            for p, tile in enumerate(row):
+                for v, total in enumerate(tile):
+                    store(total, first(i, p, v), [lanes(i32(0), n)])
         return sums
+
+    def _known(self, VV: Expr, place: Place) -> First:
+        """VV, which is negative."""
+        return lambda i, p, _: T.broadcast(
+            VV[place.rows[i], place.tile + p, place.j], self.isa.lanes
+        )
+
+    def _bias(self, constants: Mapping[str, Expr], place: Place) -> First:
+        """The bias at the frequency of the points (1, 1), zero elsewhere."""
+        n, unit = self.isa.lanes, self.t.unit
+        at_unit = unit % self.block.frequencies
+        here = let(T.Select(tir.all(place.rows[at_unit] == unit, place.j == unit), i32(1), i32(0)))
+        vectors = [lanes((place.vector + v) * n, n) for v in range(self.block.vectors)]
+        biases = [let(constants["start"][here, at]) for at in vectors]
+        return lambda i, _, v: biases[v] if i == at_unit else splat(0, "int32", n)
 
     def _weights(self, U: Expr, i: int, k: Expr, place: Place) -> list[Vector]:
         """Word k of the weights of the block's frequency i, for each of its vectors."""
@@ -220,27 +227,27 @@ class Products:
 
     def _add(self, sums: Sums, V: Expr, U: Expr, run: range, place: Place) -> None:
         """Adds the products of a run of words."""
-        whole, source = lanes(i32(0), self.isa.lanes), let(place.first_j + place.j)
+        whole = lanes(i32(0), self.isa.lanes)
         with serial(len(run)) as step:
             k = let(step + run.start)
             for i, row in enumerate(sums):
                 weights = self._weights(U, i, k, place)
                 for p, tile in enumerate(row):
-                    word = T.address_of(V[source, place.rows[i], place.tile + p, k])
+                    word = T.address_of(V[place.source, place.rows[i], place.tile + p, k])
                     for v, u in enumerate(weights):
                         store(tile[v], self.isa.dot16_at(tile[v][whole], word, u), [whole])
 
     def _add_pairs(self, sums: Sums, V: Expr, U: Expr, run: range, place: Place) -> None:
         """Adds (V_c + U_d) (V_d + U_c) of a run of words: c in every other one, d in the next."""
         n, isa = self.isa.lanes, self.isa
-        whole, source = lanes(i32(0), n), let(place.first_j + place.j)
+        whole = lanes(i32(0), n)
         with serial(len(run) // 2) as step:
             k = let(2 * step + run.start)
             for i, row in enumerate(sums):
                 weights = [self._weights(U, i, word, place) for word in (k, k + 1)]
                 for p, tile in enumerate(row):
                     c, d = (
-                        let(T.broadcast(V[source, place.rows[i], place.tile + p, word], n))
+                        let(T.broadcast(V[place.source, place.rows[i], place.tile + p, word], n))
                         for word in (k, k + 1)
                     )
                     for v, (u_c, u_d) in enumerate(zip(*weights, strict=True)):
@@ -276,8 +283,12 @@ def block_width(vectors: int) -> int:
     return max(w for w in range(1, WIDEST + 1) if vectors % w == 0)
 
 
-def products_of_pairs(U: NDArray[np.int64]) -> NDArray[np.int64]:
-    """sum U_c U_d, of the channels that inner products pair: [n * n, O, I] to [n * n, O]."""
-    words = U.reshape(*U.shape[:2], -1, 2, 2)  # [i j, o, pair of words, word, channel]
-    sums: NDArray[np.int64] = (words[..., 0, :] * words[..., 1, :]).sum(axis=(2, 3))
-    return sums
+def split(products: Products) -> list[Products]:
+    """Inner products of vectors that only blocks of one divide, as some that wider blocks do."""
+    first, count = products.first, products.vectors
+    if not products.paired or block_width(count) > 1:
+        return [products]
+    return [
+        replace(products, first=first + start, vectors=min(WIDEST, count - start))
+        for start in range(0, count, WIDEST)
+    ]

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from tvm import tirx as tir
 
 from compiler.kernels import epilogue, finish, linear
-from compiler.kernels.algebra import I64, Proof, Transform
+from compiler.kernels.algebra import Proof, Transform, products_of_pairs
 from compiler.kernels.builder import (
     i32,
     lanes,
@@ -35,13 +35,13 @@ from compiler.kernels.builder import (
     store,
     when,
 )
-from compiler.kernels.conv import ConvKernel, folded_bias
+from compiler.kernels.conv import ConvKernel, folded_bias, wrapped
 from compiler.kernels.epilogue import Epilogue
 from compiler.kernels.inputs import Inputs
 from compiler.kernels.isa import Expr
 from compiler.kernels.kernel import Context
 from compiler.kernels.linear import Vector
-from compiler.kernels.products import Products, block_width, products_of_pairs
+from compiler.kernels.products import Products, split
 from compiler.kernels.rows import Layout
 from compiler.kernels.schedule import Stage
 from compiler.kernels.weave import Task, Woven
@@ -52,16 +52,19 @@ WIDEST = 3  # vectors of output channels whose epilogue is emitted together, whe
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Vectors of output channels whose epilogue is emitted together, and their products."""
+    """The products of vectors of output channels whose epilogue is emitted together."""
 
-    first: int
-    vectors: int
     parts: list[Products]
 
     @property
-    def paired(self) -> bool:
-        """The products are inner products."""
-        return self.parts[0].paired
+    def first(self) -> int:
+        """The first vector."""
+        return self.parts[0].first
+
+    @property
+    def vectors(self) -> int:
+        """How many there are."""
+        return sum(part.vectors for part in self.parts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,7 +193,7 @@ class Winograd(ConvKernel):
                 row = [let(half[index, i, j, whole]) for j in range(t.n)]
                 done[key] = linear.by_columns(t.AT, row, linear.modular(isa))
             z = done[key][p % t.m]
-            if group.paired:
+            if self.inputs.paired:
                 rest = context.constants["rest"][i, p % t.m, lanes(i32(v * isa.lanes), isa.lanes)]
                 z = isa.add(z, rest)
             return isa.mul(z, t.inverse) if t.inverse != 1 else z
@@ -244,25 +247,20 @@ def winograd(
         tiles: neighbouring tiles computed together, at most width / m.
     """
     paired = pays(e, source) and proof.pairs
-
-    def group(vectors: range) -> Group:
-        made = [
-            Products(e.isa, t, source.channels, tiles, part.start, len(part), paired)
-            for part in (pieces(vectors) if paired else [vectors])
-        ]
-        return Group(vectors.start, len(vectors), made)
-
-    parts = [group(vectors) for vectors in groups(e)]
-    used = max(proof.weight, proof.input, proof.sum) if paired else max(proof.weight, proof.input)
+    made = [
+        Group(split(Products(e.isa, t, source.channels, tiles, v.start, len(v), paired)))
+        for v in groups(e)
+    ]
+    used = max(proof.weight, proof.input, proof.sum if paired else 0)
     choice = (
         f"F({t.m}x{t.m},3x3){' of inner products' if paired else ''}, {tiles} tiles; "
         f"uses {proof.output:.2f} of the int32 bound, {used:.2f} of int16"
     )
-    ahead = parts[0].parts[0].by_column and e.vectors > 1 and not paired
+    ahead = made[0].parts[0].by_column and e.vectors > 1 and not paired
     copies = 2 if ahead else 1
     inputs = Inputs(e.isa, t, source, e.conv.pads[1], size[1], tiles, copies, paired)
-    constants = _constants(e, t, parts, zero)
-    return Winograd(stage, *size, constants, choice, e, source, inputs, parts)
+    constants = _constants(e, t, [part for group in made for part in group.parts], zero)
+    return Winograd(stage, *size, constants, choice, e, source, inputs, made)
 
 
 def pays(e: Epilogue, source: Layout) -> bool:
@@ -271,16 +269,8 @@ def pays(e: Epilogue, source: Layout) -> bool:
     return e.isa.adds_beside and whole and e.vectors >= FEWEST
 
 
-def pieces(vectors: range) -> list[range]:
-    """Splits vectors that blocks of more than one do not divide."""
-    if block_width(len(vectors)) > 1:
-        return [vectors]
-    starts = range(vectors.start, vectors.stop, WIDEST)
-    return [range(start, min(start + WIDEST, vectors.stop)) for start in starts]
-
-
 def _constants(
-    e: Epilogue, t: Transform, parts: list[Group], zero: int
+    e: Epilogue, t: Transform, parts: list[Products], zero: int
 ) -> dict[str, NDArray[np.generic]]:
     """`U`, and factor * b': what sums `start` at, or what the epilogue adds as the `rest`."""
     U = t.weights(e.conv.weight)[:, e.order]
@@ -288,16 +278,11 @@ def _constants(
     bias = np.zeros(count, np.int64)
     bias[:channels] = folded_bias(e.conv, zero).astype(np.int64)[e.order] * t.factor
     constants: dict[str, NDArray[np.generic]] = dict(epilogue.prepare(e))
-    constants["U"] = np.concatenate([part.pack(U) for group in parts for part in group.parts])
+    constants["U"] = np.concatenate([part.pack(U) for part in parts])
     if parts[0].paired:
         mixed = np.zeros((t.n**2, count), np.int64)
         mixed[:, :channels] = products_of_pairs(U)
-        constants["rest"] = _int32(bias - t.outputs(mixed))
+        constants["rest"] = wrapped(bias - t.outputs(mixed))
     else:
-        constants["start"] = _int32(np.stack([np.zeros_like(bias), bias]))
+        constants["start"] = wrapped(np.stack([np.zeros_like(bias), bias]))
     return constants
-
-
-def _int32(values: I64) -> NDArray[np.int32]:
-    """Modulo 2^32."""
-    return values.astype(np.uint32).view(np.int32)
