@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 
 WRAPPING = ("add", "sub", "mul")
+PAGE_BYTES = 4096
 
 
 def wrapping(lanes: int) -> str:
@@ -60,9 +61,14 @@ def narrow(lanes: int) -> str:
 
 
 def stream(lanes: int) -> str:
-    """vacc_stream(pointer, v): a float32 vector past the caches, to an aligned address."""
+    """vacc_stream(pointer, v): a float32 vector past the caches, to an aligned address.
+
+    vacc_ahead(pointer): fetches a line of the page that a stream at `pointer` reaches next. Nobody
+    wants the line, but the page's address is then translated before the stores need it.
+    """
     mnemonic, register = {4: ("movntps", "x"), 8: ("vmovntps", "x"), 16: ("vmovntps", "v")}[lanes]
     text = _STREAM.replace("MNEMONIC", mnemonic).replace("REGISTER", register)
+    text = text.replace("PAGE", str(PAGE_BYTES)).replace("AHEAD", str(PAGE_BYTES * 3 // 2))
     return text.replace("FLOATS", f"<{lanes} x float>")
 
 
@@ -120,4 +126,12 @@ call void asm sideeffect "MNEMONIC $1, $0", "=*m,REGISTER"(ptr elementtype(FLOAT
   FLOATS %v) nounwind memory(argmem: write)
 ret void
 }
+define linkonce_odr void @vacc_ahead(ptr %p) alwaysinline nounwind {
+%ahead = getelementptr i8, ptr %p, i64 AHEAD
+%page = call ptr @llvm.ptrmask.p0.i64(ptr %ahead, i64 -PAGE)
+call void @llvm.prefetch.p0(ptr %page, i32 0, i32 0, i32 1)
+ret void
+}
+declare ptr @llvm.ptrmask.p0.i64(ptr, i64)
+declare void @llvm.prefetch.p0(ptr, i32, i32, i32)
 """

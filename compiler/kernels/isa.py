@@ -100,6 +100,10 @@ class Isa:
         """Stores a float32 vector past the caches, to an address aligned to the vector."""
         return T.call_extern("void", "vacc_stream", address, v)
 
+    def ahead(self, address: Expr) -> Expr:
+        """Has the page translated that a run of `stream`s from this address reaches next."""
+        return T.call_extern("void", "vacc_ahead", address)
+
     def narrow(self, vectors: Sequence[Expr], zero: int, dtype: str) -> Expr:
         """clamp(v + zero) to int8 or uint8 of one to four int32 vectors, side by side."""
         n, count = self.lanes, len(vectors)

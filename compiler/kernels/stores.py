@@ -121,6 +121,8 @@ def _store_run(
         if output.streaming and count == e.isa.lanes:
             address = T.address_of(output.buffer[0, part.plane, row, column])
             T.evaluate(e.isa.stream(address, vector))
+            if start == 0:
+                T.evaluate(e.isa.ahead(address))
         else:
             store(output.buffer, vector, [0, part.plane, row, lanes(column, count)])
     else:
