@@ -85,17 +85,16 @@ class BlockKernel(ConvKernel):
         streaming = epilogue.streams(e, (self.height, self.width), together, self.pixels)
         with serial(-(-self.pixels // together)) as group:
             p0 = let(T.min(group * together, i32(self.pixels - together)))
-            finish.emit(
+            values = finish.Values(
                 e,
                 lambda v, p: acc[lanes((p0 + p) * self.row_elements + v * n, n)],
-                together,
                 y,
                 x + p0,
                 constants,
                 {r: context.rows[r] for r in e.residuals},
-                replace(output, streaming=streaming),
-                range(e.vectors),
             )
+            output = replace(output, streaming=streaming)
+            finish.emit(values, together, output, range(e.vectors))
 
 
 def with_low(kernel: BlockKernel, low: BlockKernel) -> BlockKernel:

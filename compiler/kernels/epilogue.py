@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import lcm
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ from compiler.network import Activation, Conv, DepthToSpace, Tensor
 from compiler.reference import residual_multiplier
 
 STREAM_BYTES = 16 << 20  # outputs larger than this do not stay in the caches anyway
-LINE = 16  # float32 in a cache line
+LINE_BYTES = 64  # of a cache line
 
 
 @dataclass(frozen=True)
@@ -94,11 +95,16 @@ class Epilogue:
         return -(-len(self.order) // self.isa.lanes)
 
     @property
+    def line(self) -> int:
+        """The fewest pixels whose segments are whole cache lines."""
+        element = 4 if self.out.kind == "float32" else 1
+        return lcm(LINE_BYTES, size := element * len(self.parts[0].channels)) // size
+
+    @property
     def pixels(self) -> int:
         """Pixels that make whole cache lines (float32) or are worth packing together (bytes)."""
         if self.out.kind == "float32":
-            per_pixel = len(self.parts[0].channels)
-            return LINE // int(np.gcd(LINE, per_pixel))
+            return self.line
         return 1 if self.in_order else 4
 
     @property
@@ -108,16 +114,17 @@ class Epilogue:
 
 
 def streams(e: Epilogue, size: tuple[int, int], together: int, step: int) -> bool:
-    """Whether the float32 output can be written past the caches, in whole aligned lines.
+    """Whether the graph's output can be written past the caches, in whole aligned lines.
 
     Args:
         size: height and width before the pixel shuffle.
-        together: pixels whose epilogue is emitted together; step: pixels of a block of them.
+        together: pixels whose segments are stored together; step: from where they begin to the
+            next, but for the last ones of a row, which end it.
     """
-    if e.out.kind != "float32" or together % e.pixels or step % e.pixels:
+    if e.out.kind == "int8" or together % e.line or step % e.line or size[1] % e.line:
         return False
-    aligned = size[1] % e.pixels == 0  # clamped blocks start at a multiple too
-    return aligned and 4 * len(e.order) * size[0] * size[1] > STREAM_BYTES
+    element = 4 if e.out.kind == "float32" else 1
+    return element * len(e.order) * size[0] * size[1] > STREAM_BYTES
 
 
 def multiplier(conv: Conv, s_x: float, out: Tensor) -> F32:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from tvm.tirx.script import builder as T  # noqa: N812
 
@@ -20,30 +21,57 @@ Accumulator = Callable[[int, int], Expr]  # (vector, pixel) -> 2^shift acc
 SAFE = float(2**30)  # |v| below this needs no clamp before its conversion to int32
 
 
-def emit(
-    e: Epilogue,
-    acc: Accumulator,
-    pixels: int,
-    y: Expr,
-    x: Expr,
-    constants: Mapping[str, Expr],
-    residuals: Mapping[str, Rows],
-    output: Output,
-    vectors: range,
-) -> None:
-    """Emits the epilogue of some vectors of `pixels` pixels from (y, x)."""
-    values: dict[tuple[int, int], Expr] = {}
-    rows = {name: r.slot(y) for name, r in residuals.items()}
+@dataclass(frozen=True, eq=False)
+class Values:
+    """The values of the epilogue of neighbouring pixels, from (y, x).
 
-    def value(v: int, p: int) -> Expr:
-        if (v, p) not in values:
-            values[v, p] = _value(e, acc(v, p), v, constants, residuals, rows, x + p)
-        return values[v, p]
+    Attributes:
+        acc: their accumulators.
+        residuals: the rows of its residuals.
+    """
 
+    e: Epilogue
+    acc: Accumulator
+    y: Expr
+    x: Expr
+    constants: Mapping[str, Expr]
+    residuals: Mapping[str, Rows]
+
+    def value(self) -> stores.Value:
+        """The values by vector and pixel, each emitted where it is first asked for."""
+        values: dict[tuple[int, int], Expr] = {}
+        rows = {name: r.slot(self.y) for name, r in self.residuals.items()}
+
+        def value(v: int, p: int) -> Expr:
+            if (v, p) not in values:
+                acc, x = self.acc(v, p), self.x + p
+                values[v, p] = _value(self.e, acc, v, self.constants, self.residuals, rows, x)
+            return values[v, p]
+
+        return value
+
+    def source(self, runs: list[range]) -> stores.Source:
+        """The same by vector and run of pixels; bytes are packed."""
+        value = self.value()
+        made: dict[tuple[int, int], Expr] = {}
+
+        def source(v: int, s: int) -> Expr:
+            if (v, s) not in made:
+                part = [value(v, p) for p in runs[s]]
+                made[v, s] = part[0] if self.e.out.kind == "float32" else stores.pack(self.e, part)
+            return made[v, s]
+
+        return source
+
+
+def emit(values: Values, pixels: int, output: Output, vectors: range) -> None:
+    """Emits the epilogue of some vectors of `pixels` pixels."""
+    e, y, x = values.e, values.y, values.x
     if e.in_order:
-        stores.in_order(e, value, pixels, y, x, output, vectors)
+        stores.in_order(e, values.value(), pixels, y, x, output, vectors)
     else:
-        stores.segments(e, value, pixels, y, x, output, vectors)
+        runs = stores.runs(e, pixels)
+        stores.segments(e, values.source(runs), runs, y, x, output, vectors)
 
 
 def _value(

@@ -61,7 +61,7 @@ def narrow(lanes: int) -> str:
 
 
 def stream(lanes: int) -> str:
-    """vacc_stream(pointer, v): a float32 vector past the caches, to an aligned address.
+    """vacc_stream(pointer, v): a vector past the caches, to an aligned address.
 
     vacc_ahead(pointer): fetches a line of the page that a stream at `pointer` reaches next. Nobody
     wants the line, but the page's address is then translated before the stores need it.
@@ -69,7 +69,7 @@ def stream(lanes: int) -> str:
     mnemonic, register = {4: ("movntps", "x"), 8: ("vmovntps", "x"), 16: ("vmovntps", "v")}[lanes]
     text = _STREAM.replace("MNEMONIC", mnemonic).replace("REGISTER", register)
     text = text.replace("PAGE", str(PAGE_BYTES)).replace("AHEAD", str(PAGE_BYTES * 3 // 2))
-    return text.replace("FLOATS", f"<{lanes} x float>")
+    return _typed(text, lanes)
 
 
 def _function(name: str, lanes: int, parameters: str | tuple[str, ...], body: str) -> str:
@@ -121,9 +121,9 @@ ret BYTES %r
 }
 """
 _STREAM = """
-define linkonce_odr void @vacc_stream(ptr %p, FLOATS %v) alwaysinline nounwind {
-call void asm sideeffect "MNEMONIC $1, $0", "=*m,REGISTER"(ptr elementtype(FLOATS) %p,
-  FLOATS %v) nounwind memory(argmem: write)
+define linkonce_odr void @vacc_stream(ptr %p, V %v) alwaysinline nounwind {
+call void asm sideeffect "MNEMONIC $1, $0", "=*m,REGISTER"(ptr elementtype(V) %p,
+  V %v) nounwind memory(argmem: write)
 ret void
 }
 define linkonce_odr void @vacc_ahead(ptr %p) alwaysinline nounwind {

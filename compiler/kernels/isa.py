@@ -97,8 +97,8 @@ class Isa:
         return T.call_pure_extern(self.vector, "vacc_mul", a, constant)
 
     def stream(self, address: Expr, v: Expr) -> Expr:
-        """Stores a float32 vector past the caches, to an address aligned to the vector."""
-        return T.call_extern("void", "vacc_stream", address, v)
+        """Stores a whole vector of any type past the caches, to an address aligned to it."""
+        return T.call_extern("void", "vacc_stream", address, T.reinterpret(self.vector, v))
 
     def ahead(self, address: Expr) -> Expr:
         """Has the page translated that a run of `stream`s from this address reaches next."""

@@ -13,6 +13,7 @@ from compiler.kernels.isa import Expr
 from compiler.kernels.rows import Rows
 
 Value = Callable[[int, int], Expr]  # (vector, pixel) -> float32, or int32 before saturation
+Source = Callable[[int, int], Expr]  # (vector, run) -> float32 of a pixel, or bytes of a few
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Output:
 
     rows: Rows | None
     buffer: Expr = None
-    streaming: bool = False  # float32 goes past the caches; every vector is aligned
+    streaming: bool = False  # whole vectors go past the caches; each is aligned
 
 
 def in_order(
@@ -45,7 +46,7 @@ def in_order(
     for run in runs:
         for start, count in power_of_two_runs(len(run), 4):
             p, v = run[start]
-            packed = _pack(e, [value(w, q) for q, w in run[start : start + count]])
+            packed = pack(e, [value(w, q) for q, w in run[start : start + count]])
             used = count * n if whole else min(count * n, layout.channels - v * n)
             for at, length in power_of_two_runs(used, count * n):
                 part = packed if length == count * n else shuffle([packed], range(at, at + length))
@@ -53,34 +54,31 @@ def in_order(
                 store(output.rows.buffer, part, [slot, lanes(index, length)])
 
 
-def _pack(e: Epilogue, vectors: list[Expr]) -> Expr:
+def pack(e: Epilogue, vectors: list[Expr]) -> Expr:
     """Adds the stored zero to int32 vectors and saturates them to bytes, side by side."""
     unsigned = e.out.kind == "uint8" or e.isa.bytes_dot
     zero = 0 if e.out.kind == "uint8" else e.out.q.zero_point + e.isa.offset
     return let(e.isa.narrow(vectors, zero, "uint8" if unsigned else "int8"))
 
 
+def runs(e: Epilogue, pixels: int) -> list[range]:
+    """The pixels whose values of one vector of channels fit a vector: several of bytes."""
+    most = 1 if e.out.kind == "float32" else 4
+    return [range(p, p + count) for p, count in power_of_two_runs(pixels, most)]
+
+
 def segments(
     e: Epilogue,
-    value: Value,
-    pixels: int,
+    source: Source,
+    sources: list[range],
     y: Expr,
     x: Expr,
     output: Output,
     vectors: range,
 ) -> None:
-    """Stores the segments that begin in `vectors`, each over a run of pixels."""
+    """Stores the segments that begin in `vectors`, each over all pixels of the `sources`."""
     n, lane = e.isa.lanes, 0
-    most = 1 if e.out.kind == "float32" else 4  # pixels whose values fit one vector
-    sources = [range(p, p + count) for p, count in power_of_two_runs(pixels, most)]
-    made: dict[tuple[int, int], Expr] = {}
-
-    def source(v: int, s: int) -> Expr:
-        if (v, s) not in made:
-            part = [value(v, p) for p in sources[s]]
-            made[v, s] = part[0] if e.out.kind == "float32" else _pack(e, part)
-        return made[v, s]
-
+    longest = n if e.out.kind == "float32" else 4 * n
     for part in e.parts:
         width = len(part.channels)
         if lane // n not in vectors:
@@ -92,7 +90,7 @@ def segments(
             for p in pixel
             for index in range(lane, lane + width)
         ]
-        for start, count in power_of_two_runs(len(where), n if most == 1 else 4 * n):
+        for start, count in power_of_two_runs(len(where), longest):
             used = where[start : start + count]
             keys = sorted({key for key, _ in used})
             picks = [(keys.index(key), at) for key, at in used]
@@ -116,14 +114,15 @@ def _store_run(
     if output.rows is not None:
         index = lanes(output.rows.layout.at(x * e.block) + start, count)
         store(output.rows.buffer, vector, [output.rows.slot(row), index])
-    elif e.out.kind == "float32":
-        column = x * e.block + start
-        if output.streaming and count == e.isa.lanes:
-            address = T.address_of(output.buffer[0, part.plane, row, column])
-            T.evaluate(e.isa.stream(address, vector))
-            if start == 0:
-                T.evaluate(e.isa.ahead(address))
-        else:
-            store(output.buffer, vector, [0, part.plane, row, lanes(column, count)])
+        return
+    if e.out.kind == "float32":
+        at, whole = [0, part.plane, row, x * e.block + start], e.isa.lanes
     else:
-        store(output.buffer, vector, [0, row, 0, lanes(x * len(part.channels) + start, count)])
+        at, whole = [0, row, 0, x * len(part.channels) + start], 4 * e.isa.lanes
+    if output.streaming and count == whole:
+        address = T.address_of(output.buffer[tuple(at)])
+        T.evaluate(e.isa.stream(address, vector))
+        if start == 0:
+            T.evaluate(e.isa.ahead(address))
+    else:
+        store(output.buffer, vector, [*at[:-1], lanes(at[-1], count)])

@@ -9,45 +9,36 @@ which adds b' to every output; zero points and the stored offset are folded into
 With inner products M is more by a constant: A^T M A + rest takes it off, and adds factor * b'.
 `algebra.prove` shows that V and U fit int16 and that 2^shift acc fits int32, so nothing is lost.
 
-`inputs` makes V, `products` makes M, in register blocks, and A^T follows column by column. With 32
-registers plain products are made in whole columns, and V of the next tiles between them (`weave`);
-not between inner products, which leave no vector pipe idle.
+`inputs` makes V, `products` makes M, in register blocks, and `outputs` the rest. With 32 registers
+plain products are made in whole columns, and V of the next tiles between them (`weave`); not
+between inner products, which leave no vector pipe idle.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx as tir
 
-from compiler.kernels import epilogue, finish, linear
+from compiler.kernels import epilogue
 from compiler.kernels.algebra import Proof, Transform, products_of_pairs
-from compiler.kernels.builder import (
-    i32,
-    lanes,
-    let,
-    local,
-    serial,
-    store,
-    when,
-)
+from compiler.kernels.builder import i32, let, serial, when
 from compiler.kernels.conv import ConvKernel, folded_bias, wrapped
 from compiler.kernels.epilogue import Epilogue
 from compiler.kernels.inputs import Inputs
 from compiler.kernels.isa import Expr
 from compiler.kernels.kernel import Context
-from compiler.kernels.linear import Vector
+from compiler.kernels.outputs import Outputs, groups
 from compiler.kernels.products import Products, split
 from compiler.kernels.rows import Layout
 from compiler.kernels.schedule import Stage
 from compiler.kernels.weave import Task, Woven
 
 FEWEST = 3  # vectors of output channels for which inner products pay (measured on Zen 4)
-WIDEST = 3  # vectors of output channels whose epilogue is emitted together, where segments allow
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,14 +48,10 @@ class Group:
     parts: list[Products]
 
     @property
-    def first(self) -> int:
-        """The first vector."""
-        return self.parts[0].first
-
-    @property
-    def vectors(self) -> int:
-        """How many there are."""
-        return sum(part.vectors for part in self.parts)
+    def vectors(self) -> range:
+        """The vectors."""
+        first = self.parts[0].first
+        return range(first, first + sum(part.vectors for part in self.parts))
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +59,7 @@ class Winograd(ConvKernel):
     """The Winograd kernel of one conv for one image size."""
 
     inputs: Inputs
+    outputs: Outputs
     groups: list[Group]
 
     @property
@@ -80,35 +68,16 @@ class Winograd(ConvKernel):
         return self.inputs.t
 
     @property
-    def tiles(self) -> int:
-        """Neighbouring tiles computed together."""
-        return self.inputs.tiles
-
-    @property
-    def together(self) -> int:
-        """Tiles whose epilogue is emitted together, to make whole output vectors."""
-        wanted = max(1, self.epilogue.pixels // self.t.m)
-        return wanted if self.tiles % wanted == 0 else 1
-
-    @property
-    def streams(self) -> bool:
-        """The output is written past the caches."""
-        size, m = (self.height, self.width), self.t.m
-        return epilogue.streams(self.epilogue, size, m * self.together, m * self.tiles)
-
-    @property
     def ahead(self) -> bool:
         """The input of the next tiles is transformed between the products of these."""
         return self.inputs.copies > 1
 
     def allocate(self, rows: int) -> Mapping[str, Expr]:
         """Buffers of the transforms: columns, V, a column of M, and half-transformed outputs."""
-        t, n = self.t, self.isa.lanes
-        widest = max(g.vectors for g in self.groups)
         parts = [part for group in self.groups for part in group.parts]
         wide = max(parts, key=lambda part: part.block.vectors)
-        half = local((self.tiles * widest, t.m, t.n, n), "int32")
-        return {**self.inputs.allocate(), **wide.allocate(), "half": half}
+        outputs = self.outputs.allocate(max(len(group.vectors) for group in self.groups))
+        return {**self.inputs.allocate(), **wide.allocate(), **outputs}
 
     def emit(self, context: Context, first: Expr, rows: int) -> None:
         """See `Kernel.emit`."""
@@ -121,7 +90,7 @@ class Winograd(ConvKernel):
         source, top = context.rows[self.conv.input], self.conv.pads[0]
         slots = [source.slot(y - top + i) for i in range(self.t.n)]
         inputs = partial(self.inputs.tasks, context.scratch, source, slots)
-        count = -(-self.width // (self.t.m * self.tiles))
+        count = -(-self.width // (self.t.m * self.inputs.tiles))
         if self.ahead:
             for task in inputs(i32(0)):
                 task.alone()
@@ -131,7 +100,7 @@ class Winograd(ConvKernel):
                     task.alone()
             following = inputs(index + 1) if self.ahead else []
             for group in self.groups:
-                column = partial(self._column, context.scratch["half"], group)
+                column = partial(self.outputs.column, context.scratch["half"], group.vectors)
                 for part in group.parts:
                     for vectors, between in self._beside(part, following, index + 1 < count):
                         part.emit(
@@ -142,7 +111,10 @@ class Winograd(ConvKernel):
                             column,
                             between,
                         )
-                self._output(context, group, y, self.inputs.x(index))
+                self.outputs.emit(context, group.vectors, y, self.inputs.x(index), index)
+            if kept := self.outputs.kept:
+                with when(index % kept == kept - 1 if kept > 1 else None):
+                    self.outputs.segments(context, y, self.inputs.x(index - (kept - 1)))
 
     def _beside(
         self, products: Products, following: list[Task], wanted: Expr
@@ -161,72 +133,6 @@ class Winograd(ConvKernel):
             if both:
                 parts.append((both, Woven(task, part, self.t.n, wanted)))
         return parts
-
-    def _column(
-        self, half: Expr, group: Group, j: Expr, tile: Expr, vector: Expr, sums: list[Vector]
-    ) -> None:
-        """A^T times a column of M."""
-        index = tile * group.vectors + vector - group.first
-        for i, z in enumerate(linear.by_columns(self.t.AT, sums, linear.modular(self.isa))):
-            store(half, z, [index, i, j, lanes(i32(0), self.isa.lanes)])
-
-    def _output(self, context: Context, group: Group, y: Expr, x: Expr) -> None:
-        """(A^T M) A and the epilogue, row by row of some tiles."""
-        t, together = self.t, self.together
-        with serial(self.tiles // together) as pair:
-            tile = let(pair * together)
-            with serial(t.m) as i, when(tir.all(y + i >= 0, y + i < self.height)):
-                self._output_row(context, group, tile, i, y + i, x + tile * t.m)
-
-    def _output_row(
-        self, context: Context, group: Group, first: Expr, i: Expr, y: Expr, x: Expr
-    ) -> None:
-        """The epilogue of row i of some tiles, which lie in `half` from tile `first`."""
-        t, isa, e = self.t, self.isa, self.epilogue
-        half, whole = context.scratch["half"], lanes(i32(0), isa.lanes)
-        done: dict[tuple[int, int], list[Vector]] = {}
-
-        def accumulator(v: int, p: int) -> Vector:
-            key = (v - group.first, p // t.m)
-            if key not in done:
-                index = (first + key[1]) * group.vectors + key[0]
-                row = [let(half[index, i, j, whole]) for j in range(t.n)]
-                done[key] = linear.by_columns(t.AT, row, linear.modular(isa))
-            z = done[key][p % t.m]
-            if self.inputs.paired:
-                rest = context.constants["rest"][i, p % t.m, lanes(i32(v * isa.lanes), isa.lanes)]
-                z = isa.add(z, rest)
-            return isa.mul(z, t.inverse) if t.inverse != 1 else z
-
-        finish.emit(
-            e,
-            accumulator,
-            t.m * self.together,
-            let(y),
-            let(x),
-            context.constants,
-            {r: context.rows[r] for r in e.residuals},
-            replace(context.output, streaming=self.streams),
-            range(group.first, group.first + group.vectors),
-        )
-
-
-def groups(e: Epilogue) -> list[range]:
-    """Splits the vectors where no segment straddles, into at most `WIDEST` where possible."""
-    n, edges, lane = e.isa.lanes, {0, e.vectors}, 0
-    for part in e.parts:
-        lane += len(part.channels)
-        if lane % n == 0:
-            edges.add(lane // n)
-    if e.in_order:
-        edges = set(range(e.vectors + 1))
-    result, first = [], 0
-    while first < e.vectors:
-        fitting = [v for v in edges if first < v <= first + WIDEST]
-        last = max(fitting) if fitting else min(v for v in edges if v > first)
-        result.append(range(first, last))
-        first = last
-    return result
 
 
 def winograd(
@@ -260,7 +166,8 @@ def winograd(
     copies = 2 if ahead else 1
     inputs = Inputs(e.isa, t, source, e.conv.pads[1], size[1], tiles, copies, paired)
     constants = _constants(e, t, [part for group in made for part in group.parts], zero)
-    return Winograd(stage, *size, constants, choice, e, source, inputs, made)
+    outputs = Outputs(e, t, *size, tiles, paired)
+    return Winograd(stage, *size, constants, choice, e, source, inputs, outputs, made)
 
 
 def pays(e: Epilogue, source: Layout) -> bool:

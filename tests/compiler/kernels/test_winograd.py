@@ -22,6 +22,7 @@ from compiler.network import Conv, Network, QuantizeInput, Residual, Tensor
 from tests.networks import LEAKY, Builder
 
 AVAILABLE = [isa for isa, features in FEATURES.items() if features <= cpu_features()]
+BY_LANES = list({ISAS[isa].lanes: isa for isa in AVAILABLE}.values())  # one for each width
 SLOW = settings(
     max_examples=3,
     deadline=None,
@@ -209,15 +210,47 @@ def test_scales_too_small_to_divide_by_a_power_of_two_stay_direct(tmp_path: Path
     np.testing.assert_array_equal(y, reference.run(net, x))
 
 
-def test_large_outputs_bypass_the_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("isa", BY_LANES)
+@pytest.mark.parametrize("kind", ["float32", "uint8"])
+@pytest.mark.parametrize(("outputs", "block"), [(12, 2), (48, 4), (108, 6)])
+def test_large_outputs_bypass_the_caches(
+    isa: str, kind: str, outputs: int, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("compiler.kernels.epilogue.STREAM_BYTES", 0)
     b = Builder(32, 3)
-    b.conv(12)
-    b.depth_to_space(2)
+    b.conv(outputs)
+    b.depth_to_space(block)
+    net = b.network(kind)
+    x = np.random.default_rng(0).uniform(-2, 2, (1, 32, 5, 192)).astype(np.float32)
+    for width in (192, 160, 95):  # whole lines of any number of tiles, of some, of none
+        part = x[..., :width].copy()
+        (chain,) = chains(net, (5, width), Host(isa, 2))
+        assert chain.kernels[-1].outputs.streams == (width != 95)  # type: ignore[attr-defined]
+        y, _ = run(net, part, Host(isa, 2), tmp_path)
+        np.testing.assert_array_equal(y, reference.run(net, part))
+
+
+@pytest.mark.parametrize("isa", BY_LANES)
+def test_bytes_of_one_pixel_bypass_the_caches(
+    isa: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("compiler.kernels.epilogue.STREAM_BYTES", 0)
+    b = Builder(8, 3)
+    b.conv(64, 1)
+    net = b.network("uint8")
+    x = np.random.default_rng(0).uniform(-2, 2, (1, 8, 5, 33)).astype(np.float32)
+    y, _ = run(net, x, Host(isa, 2), tmp_path)
+    np.testing.assert_array_equal(y, reference.run(net, x))
+
+
+@pytest.mark.parametrize("isa", BY_LANES)
+def test_segments_that_straddle_vectors_inside_a_network(isa: str, tmp_path: Path) -> None:
+    b = Builder(16, 3)
+    b.conv(108)
+    b.depth_to_space(6)
+    b.conv(3)
     net = b.network()
-    x = np.random.default_rng(0).uniform(-2, 2, (1, 32, 5, 64)).astype(np.float32)
-    for isa in [isa for isa in AVAILABLE if ISAS[isa].lanes == 16] or AVAILABLE[-1:]:
-        for narrower in (0, 1):  # aligned and not
-            part = x[..., : 64 - narrower].copy()
-            y, _ = run(net, part, Host(isa, 2), tmp_path)
-            np.testing.assert_array_equal(y, reference.run(net, part))
+    x = np.random.default_rng(0).uniform(-2, 2, (1, 16, 7, 21)).astype(np.float32)
+    y, kernels = run(net, x, Host(isa, 2), tmp_path)
+    assert kernels[1].startswith("F(4x4")
+    np.testing.assert_array_equal(y, reference.run(net, x))

@@ -1,0 +1,205 @@
+"""The output of a Winograd convolution: Y = A^T M A of neighbouring tiles, and the fused epilogue.
+
+A^T M is made column by column while M is (`products`) and kept, `half`, for a group of vectors;
+(A^T M) A and the epilogue follow row by row of a few tiles. Bytes can take one more step: they are
+kept for all vectors and, where that makes whole cache lines, for several groups of tiles, and only
+then put in the order of the output. So lines go past the caches, and segments may begin in one
+group of vectors and end in another while `half` still fits the first-level cache.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from math import lcm
+
+from tvm import tirx as tir
+
+from compiler.kernels import epilogue, finish, linear, stores
+from compiler.kernels.algebra import Transform
+from compiler.kernels.builder import i32, lanes, let, local, serial, store, when
+from compiler.kernels.epilogue import Epilogue
+from compiler.kernels.isa import Expr
+from compiler.kernels.kernel import Context
+from compiler.kernels.linear import Vector
+from compiler.kernels.stores import Output
+
+WIDEST = 3  # vectors of output channels whose epilogue is emitted together, where segments allow
+
+
+@dataclass(frozen=True, eq=False)
+class Outputs:
+    """The output transform and the epilogue of one conv.
+
+    Attributes:
+        height, width: of the conv's own output.
+        tiles: neighbouring tiles computed together, a group.
+        paired: M is more by a constant, which `rest` takes off and adds the bias (`winograd`).
+    """
+
+    e: Epilogue
+    t: Transform
+    height: int
+    width: int
+    tiles: int
+    paired: bool
+
+    @property
+    def together(self) -> int:
+        """Tiles whose epilogue is emitted together, to make whole output vectors."""
+        wanted = max(1, self.e.pixels // self.t.m)
+        return wanted if self.tiles % wanted == 0 else 1
+
+    @property
+    def kept(self) -> int:
+        """Groups of tiles whose bytes are kept until their segments are stored together.
+
+        As many as make whole lines, to go past the caches; else 1 where segments begin in one group
+        of vectors and end in another; else 0.
+        """
+        if self.e.out.kind == "float32" or self.e.in_order:
+            return 0
+        pixels = self.t.m * self.tiles
+        count = lcm(self.e.line, pixels) // pixels
+        apart = count == 1 or self.width % (count * pixels) == 0  # no group overlaps another
+        return count if apart and self._streams(count * pixels) else int(straddles(self.e))
+
+    @property
+    def streams(self) -> bool:
+        """The output is written past the caches."""
+        return self._streams(self.t.m * (self.kept * self.tiles or self.together))
+
+    def _streams(self, together: int) -> bool:
+        """The same, where segments are stored over so many pixels together."""
+        step = max(together, self.t.m * self.tiles)
+        return epilogue.streams(self.e, (self.height, self.width), together, step)
+
+    def allocate(self, vectors: int) -> dict[str, Expr]:
+        """half [tile and vector, i, j, lane] of so many vectors; bytes [i, run, vector, element].
+
+        A run is a few pixels of one vector of channels (`stores.runs`).
+        """
+        isa, e, m = self.e.isa, self.e, self.t.m
+        scratch = {"half": local((self.tiles * vectors, m, self.t.n, isa.lanes), "int32")}
+        if self.kept:
+            runs = self.kept * self.tiles // self.together * len(self._runs(1))
+            dtype = "uint8" if e.out.kind == "uint8" else isa.stored
+            scratch["bytes"] = local((m, runs, e.vectors, 4 * isa.lanes), dtype)
+        return scratch
+
+    def column(
+        self, half: Expr, group: range, j: Expr, tile: Expr, vector: Expr, sums: list[Vector]
+    ) -> None:
+        """A^T times column j of M, of one of a group of vectors."""
+        isa, index = self.e.isa, tile * len(group) + vector - group.start
+        for i, z in enumerate(linear.by_columns(self.t.AT, sums, linear.modular(isa))):
+            store(half, z, [index, i, j, lanes(i32(0), isa.lanes)])
+
+    def emit(self, context: Context, group: range, y: Expr, x: Expr, index: Expr) -> None:
+        """(A^T M) A and the epilogue of a group of vectors, row by row of a few tiles.
+
+        Args:
+            y, x: where the group of tiles begins; index: its number.
+        """
+        m, turns = self.t.m, self.tiles // self.together
+        with serial(turns) as pair:
+            tile = let(pair * self.together)
+            with serial(m) as i, when(self._inside(y + i)):
+                values = self._values(context, group, tile, i, let(y + i), let(x + tile * m))
+                if self.kept:
+                    turn = let(index % self.kept * turns + pair)
+                    self._keep(values, context.scratch["bytes"], i, turn, group)
+                else:
+                    finish.emit(values, m * self.together, self._target(context), group)
+
+    def _inside(self, y: Expr) -> Expr:
+        return tir.all(y >= 0, y < self.height)
+
+    def _target(self, context: Context) -> Output:
+        return replace(context.output, streaming=self.streams)
+
+    def _values(
+        self, context: Context, group: range, first: Expr, i: Expr, y: Expr, x: Expr
+    ) -> finish.Values:
+        """The values of row i of some tiles from tile `first` on, from (y, x)."""
+        t, e = self.t, self.e
+        half, whole = context.scratch["half"], lanes(i32(0), e.isa.lanes)
+        done: dict[tuple[int, int], list[Vector]] = {}
+
+        def accumulator(v: int, p: int) -> Vector:
+            key = (v - group.start, p // t.m)
+            if key not in done:
+                index = (first + key[1]) * len(group) + key[0]
+                row = [let(half[index, i, j, whole]) for j in range(t.n)]
+                done[key] = linear.by_columns(t.AT, row, linear.modular(e.isa))
+            z = done[key][p % t.m]
+            if self.paired:
+                here = lanes(i32(v * e.isa.lanes), e.isa.lanes)
+                z = e.isa.add(z, context.constants["rest"][i, p % t.m, here])
+            return e.isa.mul(z, t.inverse) if t.inverse != 1 else z
+
+        residuals = {r: context.rows[r] for r in e.residuals}
+        return finish.Values(e, accumulator, y, x, context.constants, residuals)
+
+    def _runs(self, times: int) -> list[range]:
+        """Runs of pixels of tiles whose epilogue is emitted together, so many times."""
+        pixels = self.t.m * self.together
+        runs = stores.runs(self.e, pixels)
+        starts = range(0, times * pixels, pixels)
+        return [range(first + r.start, first + r.stop) for first in starts for r in runs]
+
+    def _keep(self, values: finish.Values, kept: Expr, i: Expr, turn: Expr, group: range) -> None:
+        """Keeps the bytes of row i of the tiles of number `turn`."""
+        runs = self._runs(1)
+        source = values.source(runs)
+        for v in group:
+            for s, run in enumerate(runs):
+                packed = lanes(i32(0), len(run) * self.e.isa.lanes)
+                store(kept, source(v, s), [i, turn * len(runs) + s, v, packed])
+
+    def segments(self, context: Context, y: Expr, x: Expr) -> None:
+        """Stores the segments of the groups of tiles that are kept, from (y, x), line by line."""
+        m, e, kept = self.t.m, self.e, context.scratch["bytes"]
+        times = lcm(e.line, m * self.together) // (m * self.together) if self.streams else 1
+        runs, count = self._runs(times), self.kept * self.tiles // (self.together * times)
+        with serial(m) as i, when(self._inside(y + i)), serial(count) as line:
+
+            def source(v: int, s: int) -> Expr:
+                used = lanes(i32(0), len(runs[s]) * e.isa.lanes)
+                return kept[i, line * len(runs) + s, v, used]
+
+            begin = let(x + line * (times * m * self.together))
+            stores.segments(
+                e, source, runs, let(y + i), begin, self._target(context), range(e.vectors)
+            )
+
+
+def straddles(e: Epilogue) -> bool:
+    """Some segment begins in one group of `WIDEST` vectors and ends in another, wherever cut."""
+    return max(last - first for first, last in pairwise(sorted(_edges(e)))) > WIDEST
+
+
+def _edges(e: Epilogue) -> set[int]:
+    """The vectors at whose first lane a segment begins, and the end."""
+    edges, lane = {0, e.vectors}, 0
+    for part in e.parts:
+        lane += len(part.channels)
+        if lane % e.isa.lanes == 0:
+            edges.add(lane // e.isa.lanes)
+    return edges
+
+
+def groups(e: Epilogue) -> list[range]:
+    """Splits the vectors where no segment straddles, into at most `WIDEST` where possible.
+
+    Anywhere where they are stored in the order of the lanes, or as bytes that are kept.
+    """
+    anywhere = e.in_order or (e.out.kind != "float32" and straddles(e))
+    edges = set(range(e.vectors + 1)) if anywhere else _edges(e)
+    result, first = [], 0
+    while first < e.vectors:
+        fitting = [v for v in edges if first < v <= first + WIDEST]
+        last = max(fitting) if fitting else min(v for v in edges if v > first)
+        result.append(range(first, last))
+        first = last
+    return result
