@@ -32,7 +32,7 @@ from compiler.progress import Reporter
 from compiler.recovery import equalize
 from compiler.recovery.recipe import rewritten
 from compiler.runner import Session
-from compiler.verify import held_out, pairs_of
+from compiler.verify import held_out, on_images_of, pairs_of
 
 IMAGES = 6
 
@@ -247,9 +247,7 @@ def parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace, reporter: Reporter) -> int:
     """Measures one bundle."""
     bundle = bundle_module.load(args.bundle)
-    options = bundle.spec.verify
-    if args.hr or args.lr:
-        options = options.model_copy(update={"hr": args.hr, "lr": args.lr})
+    options = on_images_of(args, bundle.spec.verify)
     pairs, _, warnings = pairs_of(options, bundle.engine.scaling.rate)
     for warning in warnings:
         reporter.warn(warning)

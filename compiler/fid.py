@@ -111,9 +111,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
 
     features = extractor(args.inception, args.peak)
     opened = bundle.load(args.bundle)
-    options = opened.spec.verify.model_copy(
-        update={"hr": args.hr, "lr": args.lr} if args.hr else {}
-    )
+    options = verify.on_images_of(args, opened.spec.verify)
     pairs, dataset, warnings = verify.pairs_of(options, opened.engine.scaling.rate)
     for warning in warnings:
         reporter.warn(warning)

@@ -38,7 +38,7 @@ def show_accuracy(reporter: Reporter, name: str, result: Accuracy) -> None:
     exact = result.bit_exact
     reporter.table(table)
     reporter.stage(
-        f"bit-exact to the golden model: {exact.values:,} values of {exact.images} images"
+        f"bit-exact to the golden model: {exact.values:,} values of {exact.images} inputs"
     )
     if not result.gate.passed:
         reporter.warn("gate missed: " + "; ".join(result.gate.reasons))

@@ -190,11 +190,20 @@ def measure_engine(
     return with_main_library(result, exact), warnings
 
 
+def on_images_of(args: argparse.Namespace, options: Verify) -> Verify:
+    """A `verify:` block with the images of `cli.with_ground_truth`, where they are given.
+
+    Raises:
+        DataError: --lr without --hr.
+    """
+    if args.lr and not args.hr:
+        raise DataError("--lr needs --hr", fix="name the ground truth with --hr DIR")
+    return options.model_copy(update={"hr": args.hr, "lr": args.lr}) if args.hr else options
+
+
 def _options(bundle: Bundle, args: argparse.Namespace) -> Verify:
     """The spec's `verify:` block with what the command line replaces."""
-    options = bundle.spec.verify
-    if args.hr or args.lr:
-        options = options.model_copy(update={"hr": args.hr, "lr": args.lr})
+    options = on_images_of(args, bundle.spec.verify)
     if args.subset:
         options = options.model_copy(update={"subset": args.subset})
     if args.protocol:
@@ -246,8 +255,6 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
         raise BundleError(
             "there is no bundle in artifacts/", fix="build one with `make build CFG=...`"
         )
-    if args.lr and not args.hr:
-        raise DataError("--lr needs --hr", fix="name the ground truth with --hr DIR")
     results: dict[str, Accuracy] = {}
     for path in paths:
         bundle = bundle_module.load(path)

@@ -102,6 +102,13 @@ def test_wrong_scale_is_refused(tiny_build: pipeline.Result) -> None:
     assert "scales by 2" in done.stderr
 
 
+@pytest.mark.parametrize("module", ["verify", "analyze"])
+def test_lr_images_without_their_ground_truth(module: str, tiny_build: pipeline.Result) -> None:
+    done = command(module, tiny_build.bundle, "--lr", "x")
+    assert done.returncode == 2
+    assert "--lr needs --hr" in done.stderr
+
+
 def test_a_frame_that_is_no_image(tiny_build: pipeline.Result, tmp_path: Path) -> None:
     text = tmp_path / "a.png"
     text.write_text("no image")
