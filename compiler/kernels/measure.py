@@ -36,10 +36,13 @@ def layer_calls(net: Network, size: Size, host: Host) -> list[LayerCall]:
     """Every operator of `net` as a compiled function of its own."""
     set_threads(host.threads)
     macs = multiplications(net, size)
-    return [_layer(part, macs, host) for part in chains(net, size, host, fuse=False)]
+    stages = [k.stage for chain in chains(net, size, host) for k in chain.kernels]
+    both = {stage.also: stage.name for stage in stages if stage.also}
+    return [_layer(part, macs, both, host) for part in chains(net, size, host, fuse=False)]
 
 
-def _layer(part: Chain, macs: Mapping[str, int], host: Host) -> LayerCall:
+def _layer(part: Chain, macs: Mapping[str, int], both: Mapping[str, str], host: Host) -> LayerCall:
+    """`both`: the convolution that computes a tensor beside its own in the network."""
     compiled = compile_module(tvm.IRModule({part.name: part.function()}), host)
     rng = np.random.default_rng(0)
     inputs = [_random(rng, *part.shapes[t]) for t in part.inputs]
@@ -48,7 +51,9 @@ def _layer(part: Chain, macs: Mapping[str, int], host: Host) -> LayerCall:
     function = compiled[part.name]
     (kernel,) = part.kernels
     name = kernel.stage.name
-    return LayerCall(name, kernel.choice, macs.get(name, 0), lambda: function(*tensors))
+    made = both.get(kernel.stage.output)
+    choice = f"{kernel.choice}; in the network {made} computes it too" if made else kernel.choice
+    return LayerCall(name, choice, macs.get(name, 0), lambda: function(*tensors))
 
 
 def _random(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.ndarray:

@@ -19,12 +19,12 @@ from compiler.errors import HostError
 from compiler.host import FEATURES, Host, detect
 from compiler.kernels import measure
 from compiler.kernels.isa import ISAS
-from compiler.kernels.measure import multiplications
+from compiler.kernels.measure import layer_calls, multiplications
 from compiler.library import build_library, compile_module, load_library
 from compiler.progress import silent
 from tests import graphs
 from tests.compiler.kernels.test_avx_vnni import assembly
-from tests.networks import bicubic_plusplus
+from tests.networks import bicubic_plusplus, sixteen_bits
 
 
 def test_multiplications_of_bicubic_plusplus() -> None:
@@ -45,6 +45,13 @@ def test_layers_and_peers_of_a_small_network(tmp_path: Path) -> None:
     times = bench.measure(load_library(path, host), x, {"nothing": lambda: None}, runs=2)
     assert set(times) == {"library", "nothing"}
     assert bench.memory(path, host, x).beyond_io_bytes < 15_000_000
+
+
+def test_a_low_part_alone_says_who_computes_it() -> None:
+    host = detect(threads=1)
+    parts = {p.name: p.kernel for p in layer_calls(sixteen_bits(asymmetric=False), (8, 12), host)}
+    told = [name for name, kernel in parts.items() if "in the network conv1 computes it" in kernel]
+    assert told == ["conv2"]
 
 
 @pytest.mark.parametrize("isa", ["avx2", "vnni"])
