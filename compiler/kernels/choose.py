@@ -19,9 +19,9 @@ from compiler.kernels.schedule import Read, Stage
 from compiler.kernels.winograd import winograd
 from compiler.network import Conv, Size
 
-# Neighbouring tiles computed together, by lanes. Measured: with 16 lanes a register block holds 4
-# tiles, and more of them only push V and the half-transformed outputs out of the first-level cache.
-TILES = {4: 12, 8: 12, 16: 4}
+# Neighbouring tiles computed together, by lanes. Measured: more of them only push V and the
+# half-transformed outputs out of the first-level cache; with 16 lanes a register block holds 4.
+TILES = {4: 8, 8: 8, 16: 4}
 SMALLEST_SCALE = 2.0**-100  # below it, a power of two in the scale might not be exact
 
 

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from calib.qparams import F32, requantize_multiplier, uint8_multiplier
 from compiler.kernels.isa import Isa
+from compiler.kernels.rows import LINE
 from compiler.network import Activation, Conv, DepthToSpace, Tensor
 from compiler.reference import residual_multiplier
 
 STREAM_BYTES = 16 << 20  # outputs larger than this do not stay in the caches anyway
-LINE_BYTES = 64  # of a cache line
 
 
 @dataclass(frozen=True)
@@ -95,10 +95,15 @@ class Epilogue:
         return -(-len(self.order) // self.isa.lanes)
 
     @property
+    def element_bytes(self) -> int:
+        """Bytes of an output element."""
+        return 4 if self.out.kind == "float32" else 1
+
+    @property
     def line(self) -> int:
         """The fewest pixels whose segments are whole cache lines."""
-        element = 4 if self.out.kind == "float32" else 1
-        return lcm(LINE_BYTES, size := element * len(self.parts[0].channels)) // size
+        size = self.element_bytes * len(self.parts[0].channels)
+        return lcm(LINE, size) // size
 
     @property
     def pixels(self) -> int:
@@ -114,17 +119,16 @@ class Epilogue:
 
 
 def streams(e: Epilogue, size: tuple[int, int], together: int, step: int) -> bool:
-    """Whether the graph's output can be written past the caches, in whole aligned lines.
+    """Whether the network's answer can be written past the caches, in whole aligned lines.
 
     Args:
         size: height and width before the pixel shuffle.
-        together: pixels whose segments are stored together; step: from where they begin to the
-            next, but for the last ones of a row, which end it.
+        together: pixels whose segments are stored together.
+        step: pixels of a block; a row's last block ends with the row and may overlap another.
     """
     if e.out.kind == "int8" or together % e.line or step % e.line or size[1] % e.line:
         return False
-    element = 4 if e.out.kind == "float32" else 1
-    return element * len(e.order) * size[0] * size[1] > STREAM_BYTES
+    return e.element_bytes * len(e.order) * size[0] * size[1] > STREAM_BYTES
 
 
 def multiplier(conv: Conv, s_x: float, out: Tensor) -> F32:

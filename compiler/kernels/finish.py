@@ -70,7 +70,7 @@ def emit(values: Values, pixels: int, output: Output, vectors: range) -> None:
     if e.in_order:
         stores.in_order(e, values.value(), pixels, y, x, output, vectors)
     else:
-        runs = stores.runs(e, pixels)
+        runs = stores.pixel_runs(e, pixels)
         stores.segments(e, values.source(runs), runs, y, x, output, vectors)
 
 

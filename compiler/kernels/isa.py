@@ -100,9 +100,9 @@ class Isa:
         """Stores a whole vector of any type past the caches, to an address aligned to it."""
         return T.call_extern("void", "vacc_stream", address, T.reinterpret(self.vector, v))
 
-    def ahead(self, address: Expr) -> Expr:
-        """Has the page translated that a run of `stream`s from this address reaches next."""
-        return T.call_extern("void", "vacc_ahead", address)
+    def translate_ahead(self, address: Expr) -> Expr:
+        """Has the page translated that a row of `stream`s, now at this address, comes to."""
+        return T.call_extern("void", "vacc_translate_ahead", address)
 
     def narrow(self, vectors: Sequence[Expr], zero: int, dtype: str) -> Expr:
         """clamp(v + zero) to int8 or uint8 of one to four int32 vectors, side by side."""

@@ -2,8 +2,8 @@
 
 A^T M is made column by column while M is (`products`) and kept, `half`, for a group of vectors;
 (A^T M) A and the epilogue follow row by row of a few tiles. Bytes can take one more step: they are
-kept for all vectors and, where that makes whole cache lines, for several groups of tiles, and only
-then put in the order of the output. So lines go past the caches, and segments may begin in one
+gathered for all vectors and, where that makes whole cache lines, for several groups of tiles, and
+only then put in the order of the output. So lines go past the caches, and segments may begin in one
 group of vectors and end in another while `half` still fits the first-level cache.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from math import lcm
+from math import lcm, prod
 
 from tvm import tirx as tir
 
@@ -25,6 +25,7 @@ from compiler.kernels.linear import Vector
 from compiler.kernels.stores import Output
 
 WIDEST = 3  # vectors of output channels whose epilogue is emitted together, where segments allow
+GATHERED_BYTES = 1 << 14  # at most, of lines that are not complete: half of a first-level cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,8 +52,8 @@ class Outputs:
         return wanted if self.tiles % wanted == 0 else 1
 
     @property
-    def kept(self) -> int:
-        """Groups of tiles whose bytes are kept until their segments are stored together.
+    def gathered(self) -> int:
+        """Groups of tiles whose bytes are gathered until their segments are stored together.
 
         As many as make whole lines, to go past the caches; else 1 where segments begin in one group
         of vectors and end in another; else 0.
@@ -62,12 +63,19 @@ class Outputs:
         pixels = self.t.m * self.tiles
         count = lcm(self.e.line, pixels) // pixels
         apart = count == 1 or self.width % (count * pixels) == 0  # no group overlaps another
-        return count if apart and self._streams(count * pixels) else int(straddles(self.e))
+        small = prod(self._gathered_shape(count)) <= GATHERED_BYTES
+        lines = apart and small and self._streams(count * pixels)
+        return count if lines else int(straddles(self.e))
+
+    def _gathered_shape(self, count: int) -> tuple[int, int, int, int]:
+        """[i, tiles of one epilogue, vector, element] of so many groups of tiles."""
+        turns = count * self.tiles // self.together
+        return self.t.m, turns, self.e.vectors, 4 * self.e.isa.lanes
 
     @property
     def streams(self) -> bool:
         """The output is written past the caches."""
-        return self._streams(self.t.m * (self.kept * self.tiles or self.together))
+        return self._streams(self.t.m * (self.gathered * self.tiles or self.together))
 
     def _streams(self, together: int) -> bool:
         """The same, where segments are stored over so many pixels together."""
@@ -75,16 +83,12 @@ class Outputs:
         return epilogue.streams(self.e, (self.height, self.width), together, step)
 
     def allocate(self, vectors: int) -> dict[str, Expr]:
-        """half [tile and vector, i, j, lane] of so many vectors; bytes [i, run, vector, element].
-
-        A run is a few pixels of one vector of channels (`stores.runs`).
-        """
-        isa, e, m = self.e.isa, self.e, self.t.m
-        scratch = {"half": local((self.tiles * vectors, m, self.t.n, isa.lanes), "int32")}
-        if self.kept:
-            runs = self.kept * self.tiles // self.together * len(self._runs(1))
-            dtype = "uint8" if e.out.kind == "uint8" else isa.stored
-            scratch["bytes"] = local((m, runs, e.vectors, 4 * isa.lanes), dtype)
+        """half [tile and vector, i, j, lane] of so many vectors; bytes, see `_gathered_shape`."""
+        isa, kind = self.e.isa, self.e.out.kind
+        scratch = {"half": local((self.tiles * vectors, self.t.m, self.t.n, isa.lanes), "int32")}
+        if self.gathered:
+            dtype = "uint8" if kind == "uint8" else isa.stored
+            scratch["bytes"] = local(self._gathered_shape(self.gathered), dtype)
         return scratch
 
     def column(
@@ -102,13 +106,13 @@ class Outputs:
             y, x: where the group of tiles begins; index: its number.
         """
         m, turns = self.t.m, self.tiles // self.together
-        with serial(turns) as pair:
-            tile = let(pair * self.together)
+        with serial(turns) as turn:
+            tile = let(turn * self.together)
             with serial(m) as i, when(self._inside(y + i)):
                 values = self._values(context, group, tile, i, let(y + i), let(x + tile * m))
-                if self.kept:
-                    turn = let(index % self.kept * turns + pair)
-                    self._keep(values, context.scratch["bytes"], i, turn, group)
+                if self.gathered:
+                    place = let(index % self.gathered * turns + turn)
+                    self._gather(values, context.scratch["bytes"], i, place, group)
                 else:
                     finish.emit(values, m * self.together, self._target(context), group)
 
@@ -141,36 +145,33 @@ class Outputs:
         residuals = {r: context.rows[r] for r in e.residuals}
         return finish.Values(e, accumulator, y, x, context.constants, residuals)
 
-    def _runs(self, times: int) -> list[range]:
-        """Runs of pixels of tiles whose epilogue is emitted together, so many times."""
+    def _gather(
+        self, values: finish.Values, into: Expr, i: Expr, place: Expr, group: range
+    ) -> None:
+        """Puts the bytes of row i of the tiles of one epilogue where `segments` reads them."""
         pixels = self.t.m * self.together
-        runs = stores.runs(self.e, pixels)
-        starts = range(0, times * pixels, pixels)
-        return [range(first + r.start, first + r.stop) for first in starts for r in runs]
-
-    def _keep(self, values: finish.Values, kept: Expr, i: Expr, turn: Expr, group: range) -> None:
-        """Keeps the bytes of row i of the tiles of number `turn`."""
-        runs = self._runs(1)
-        source = values.source(runs)
+        source = values.source([range(pixels)])
         for v in group:
-            for s, run in enumerate(runs):
-                packed = lanes(i32(0), len(run) * self.e.isa.lanes)
-                store(kept, source(v, s), [i, turn * len(runs) + s, v, packed])
+            store(into, source(v, 0), [i, place, v, lanes(i32(0), pixels * self.e.isa.lanes)])
 
     def segments(self, context: Context, y: Expr, x: Expr) -> None:
-        """Stores the segments of the groups of tiles that are kept, from (y, x), line by line."""
-        m, e, kept = self.t.m, self.e, context.scratch["bytes"]
-        times = lcm(e.line, m * self.together) // (m * self.together) if self.streams else 1
-        runs, count = self._runs(times), self.kept * self.tiles // (self.together * times)
-        with serial(m) as i, when(self._inside(y + i)), serial(count) as line:
+        """Stores the segments of the gathered groups of tiles, from (y, x).
 
-            def source(v: int, s: int) -> Expr:
-                used = lanes(i32(0), len(runs[s]) * e.isa.lanes)
-                return kept[i, line * len(runs) + s, v, used]
-
-            begin = let(x + line * (times * m * self.together))
+        A line at a time where they make lines, else those of one epilogue.
+        """
+        e, pixels, gathered = self.e, self.t.m * self.together, context.scratch["bytes"]
+        count = lcm(e.line, pixels) // pixels if self.streams else 1
+        runs = [range(k * pixels, (k + 1) * pixels) for k in range(count)]
+        steps, used = int(gathered.shape[1]) // count, lanes(i32(0), pixels * e.isa.lanes)
+        with serial(self.t.m) as i, when(self._inside(y + i)), serial(steps) as step:
             stores.segments(
-                e, source, runs, let(y + i), begin, self._target(context), range(e.vectors)
+                e,
+                lambda v, s: gathered[i, step * count + s, v, used],
+                runs,
+                let(y + i),
+                let(x + step * (count * pixels)),
+                self._target(context),
+                range(e.vectors),
             )
 
 
@@ -192,7 +193,7 @@ def _edges(e: Epilogue) -> set[int]:
 def groups(e: Epilogue) -> list[range]:
     """Splits the vectors where no segment straddles, into at most `WIDEST` where possible.
 
-    Anywhere where they are stored in the order of the lanes, or as bytes that are kept.
+    Anywhere where they are stored in the order of the lanes, or as bytes that are gathered.
     """
     anywhere = e.in_order or (e.out.kind != "float32" and straddles(e))
     edges = set(range(e.vectors + 1)) if anywhere else _edges(e)

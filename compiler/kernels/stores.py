@@ -61,7 +61,7 @@ def pack(e: Epilogue, vectors: list[Expr]) -> Expr:
     return let(e.isa.narrow(vectors, zero, "uint8" if unsigned else "int8"))
 
 
-def runs(e: Epilogue, pixels: int) -> list[range]:
+def pixel_runs(e: Epilogue, pixels: int) -> list[range]:
     """The pixels whose values of one vector of channels fit a vector: several of bytes."""
     most = 1 if e.out.kind == "float32" else 4
     return [range(p, p + count) for p, count in power_of_two_runs(pixels, most)]
@@ -70,13 +70,13 @@ def runs(e: Epilogue, pixels: int) -> list[range]:
 def segments(
     e: Epilogue,
     source: Source,
-    sources: list[range],
+    runs: list[range],
     y: Expr,
     x: Expr,
     output: Output,
     vectors: range,
 ) -> None:
-    """Stores the segments that begin in `vectors`, each over all pixels of the `sources`."""
+    """Stores the segments that begin in `vectors`, each over all pixels of the `runs`."""
     n, lane = e.isa.lanes, 0
     longest = n if e.out.kind == "float32" else 4 * n
     for part in e.parts:
@@ -85,9 +85,9 @@ def segments(
             lane += width
             continue
         where = [
-            ((index // n, s), (p - pixel.start) * n + index % n)
-            for s, pixel in enumerate(sources)
-            for p in pixel
+            ((index // n, s), (p - run.start) * n + index % n)
+            for s, run in enumerate(runs)
+            for p in run
             for index in range(lane, lane + width)
         ]
         for start, count in power_of_two_runs(len(where), longest):
@@ -123,6 +123,6 @@ def _store_run(
         address = T.address_of(output.buffer[tuple(at)])
         T.evaluate(e.isa.stream(address, vector))
         if start == 0:
-            T.evaluate(e.isa.ahead(address))
+            T.evaluate(e.isa.translate_ahead(address))
     else:
         store(output.buffer, vector, [*at[:-1], lanes(at[-1], count)])

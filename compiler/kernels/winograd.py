@@ -73,7 +73,7 @@ class Winograd(ConvKernel):
         return self.inputs.copies > 1
 
     def allocate(self, rows: int) -> Mapping[str, Expr]:
-        """Buffers of the transforms: columns, V, a column of M, and half-transformed outputs."""
+        """Buffers of the input transform, of a column of M, and of what follows it."""
         parts = [part for group in self.groups for part in group.parts]
         wide = max(parts, key=lambda part: part.block.vectors)
         outputs = self.outputs.allocate(max(len(group.vectors) for group in self.groups))
@@ -112,9 +112,9 @@ class Winograd(ConvKernel):
                             between,
                         )
                 self.outputs.emit(context, group.vectors, y, self.inputs.x(index), index)
-            if kept := self.outputs.kept:
-                with when(index % kept == kept - 1 if kept > 1 else None):
-                    self.outputs.segments(context, y, self.inputs.x(index - (kept - 1)))
+            if gathered := self.outputs.gathered:
+                with when(index % gathered == gathered - 1 if gathered > 1 else None):
+                    self.outputs.segments(context, y, self.inputs.x(index - (gathered - 1)))
 
     def _beside(
         self, products: Products, following: list[Task], wanted: Expr
