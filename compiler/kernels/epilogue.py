@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from math import lcm
 
 import numpy as np
@@ -93,6 +94,15 @@ class Epilogue:
     def vectors(self) -> int:
         """Vectors that hold one pixel."""
         return -(-len(self.order) // self.isa.lanes)
+
+    @property
+    def edges(self) -> list[int]:
+        """The vectors at whose first lane a segment begins, and the end."""
+        begins = accumulate((len(part.channels) for part in self.parts), initial=0)
+        return sorted(
+            {lane // self.isa.lanes for lane in begins if lane % self.isa.lanes == 0}
+            | {self.vectors}
+        )
 
     @property
     def element_bytes(self) -> int:

@@ -1,16 +1,15 @@
 """The output of a Winograd convolution: Y = A^T M A of neighbouring tiles, and the fused epilogue.
 
 A^T M is made column by column while M is (`products`) and kept, `half`, for a group of vectors;
-(A^T M) A and the epilogue follow row by row of a few tiles. Bytes can take one more step: they are
-gathered for all vectors and, where that makes whole cache lines, for several groups of tiles, and
-only then put in the order of the output. So lines go past the caches, and segments may begin in one
-group of vectors and end in another while `half` still fits the first-level cache.
+(A^T M) A and the epilogue follow row by row of a few tiles. A large answer of bytes takes one more
+step: they are gathered for all vectors, and for as many groups of tiles as make whole cache lines,
+and only then put in the order of the output. So they go past the caches, and segments may begin in
+one group of vectors and end in another while `half` still fits the first-level cache.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from math import lcm, prod
 
 from tvm import tirx as tir
@@ -53,19 +52,30 @@ class Outputs:
 
     @property
     def gathered(self) -> int:
-        """Groups of tiles whose bytes are gathered until their segments are stored together.
-
-        As many as make whole lines, to go past the caches; else 1 where segments begin in one group
-        of vectors and end in another; else 0.
-        """
-        if self.e.out.kind == "float32" or self.e.in_order:
+        """Groups of tiles whose bytes are gathered until they make whole lines; 0: none are."""
+        if self.e.out.kind != "uint8":
             return 0
         pixels = self.t.m * self.tiles
         count = lcm(self.e.line, pixels) // pixels
         apart = count == 1 or self.width % (count * pixels) == 0  # no group overlaps another
         small = prod(self._gathered_shape(count)) <= GATHERED_BYTES
-        lines = apart and small and self._streams(count * pixels)
-        return count if lines else int(straddles(self.e))
+        return count if apart and small and self._streams(count * pixels) else 0
+
+    @property
+    def groups(self) -> list[range]:
+        """The vectors whose epilogue is emitted together: at most `WIDEST` where possible.
+
+        No segment may straddle two groups, unless vectors are stored in the order of the lanes, or
+        gathered first.
+        """
+        e, result, first = self.e, [], 0
+        edges = range(e.vectors + 1) if e.in_order or self.gathered else e.edges
+        while first < e.vectors:
+            fitting = [v for v in edges if first < v <= first + WIDEST]
+            last = max(fitting) if fitting else min(v for v in edges if v > first)
+            result.append(range(first, last))
+            first = last
+        return result
 
     def _gathered_shape(self, count: int) -> tuple[int, int, int, int]:
         """[i, tiles of one epilogue, vector, element] of so many groups of tiles."""
@@ -84,11 +94,10 @@ class Outputs:
 
     def allocate(self, vectors: int) -> dict[str, Expr]:
         """half [tile and vector, i, j, lane] of so many vectors; bytes, see `_gathered_shape`."""
-        isa, kind = self.e.isa, self.e.out.kind
-        scratch = {"half": local((self.tiles * vectors, self.t.m, self.t.n, isa.lanes), "int32")}
+        shape = (self.tiles * vectors, self.t.m, self.t.n, self.e.isa.lanes)
+        scratch = {"half": local(shape, "int32")}
         if self.gathered:
-            dtype = "uint8" if kind == "uint8" else isa.stored
-            scratch["bytes"] = local(self._gathered_shape(self.gathered), dtype)
+            scratch["bytes"] = local(self._gathered_shape(self.gathered), "uint8")
         return scratch
 
     def column(
@@ -155,12 +164,9 @@ class Outputs:
             store(into, source(v, 0), [i, place, v, lanes(i32(0), pixels * self.e.isa.lanes)])
 
     def segments(self, context: Context, y: Expr, x: Expr) -> None:
-        """Stores the segments of the gathered groups of tiles, from (y, x).
-
-        A line at a time where they make lines, else those of one epilogue.
-        """
+        """Stores the segments of the gathered groups of tiles, from (y, x), by whole lines."""
         e, pixels, gathered = self.e, self.t.m * self.together, context.scratch["bytes"]
-        count = lcm(e.line, pixels) // pixels if self.streams else 1
+        count = lcm(e.line, pixels) // pixels
         runs = [range(k * pixels, (k + 1) * pixels) for k in range(count)]
         steps, used = int(gathered.shape[1]) // count, lanes(i32(0), pixels * e.isa.lanes)
         with serial(self.t.m) as i, when(self._inside(y + i)), serial(steps) as step:
@@ -173,34 +179,3 @@ class Outputs:
                 self._target(context),
                 range(e.vectors),
             )
-
-
-def straddles(e: Epilogue) -> bool:
-    """Some segment begins in one group of `WIDEST` vectors and ends in another, wherever cut."""
-    return max(last - first for first, last in pairwise(sorted(_edges(e)))) > WIDEST
-
-
-def _edges(e: Epilogue) -> set[int]:
-    """The vectors at whose first lane a segment begins, and the end."""
-    edges, lane = {0, e.vectors}, 0
-    for part in e.parts:
-        lane += len(part.channels)
-        if lane % e.isa.lanes == 0:
-            edges.add(lane // e.isa.lanes)
-    return edges
-
-
-def groups(e: Epilogue) -> list[range]:
-    """Splits the vectors where no segment straddles, into at most `WIDEST` where possible.
-
-    Anywhere where they are stored in the order of the lanes, or as bytes that are gathered.
-    """
-    anywhere = e.in_order or (e.out.kind != "float32" and straddles(e))
-    edges = set(range(e.vectors + 1)) if anywhere else _edges(e)
-    result, first = [], 0
-    while first < e.vectors:
-        fitting = [v for v in edges if first < v <= first + WIDEST]
-        last = max(fitting) if fitting else min(v for v in edges if v > first)
-        result.append(range(first, last))
-        first = last
-    return result

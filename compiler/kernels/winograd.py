@@ -32,7 +32,7 @@ from compiler.kernels.epilogue import Epilogue
 from compiler.kernels.inputs import Inputs
 from compiler.kernels.isa import Expr
 from compiler.kernels.kernel import Context
-from compiler.kernels.outputs import Outputs, groups
+from compiler.kernels.outputs import Outputs
 from compiler.kernels.products import Products, split
 from compiler.kernels.rows import Layout
 from compiler.kernels.schedule import Stage
@@ -153,9 +153,10 @@ def winograd(
         tiles: neighbouring tiles computed together, at most width / m.
     """
     paired = pays(e, source) and proof.pairs
+    outputs = Outputs(e, t, *size, tiles, paired)
     made = [
         Group(split(Products(e.isa, t, source.channels, tiles, v.start, len(v), paired)))
-        for v in groups(e)
+        for v in outputs.groups
     ]
     used = max(proof.weight, proof.input, proof.sum if paired else 0)
     choice = (
@@ -166,7 +167,6 @@ def winograd(
     copies = 2 if ahead else 1
     inputs = Inputs(e.isa, t, source, e.conv.pads[1], size[1], tiles, copies, paired)
     constants = _constants(e, t, [part for group in made for part in group.parts], zero)
-    outputs = Outputs(e, t, *size, tiles, paired)
     return Winograd(stage, *size, constants, choice, e, source, inputs, outputs, made)
 
 
