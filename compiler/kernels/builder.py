@@ -68,6 +68,11 @@ def when(condition: Expr | None) -> Iterator[None]:
             yield
 
 
+def inside(y: Expr, height: int) -> Expr:
+    """Whether y is a row of an image of this height."""
+    return tir.all(y >= 0, y < height)
+
+
 def pick(sources: Sequence[Expr], width: int, picks: Sequence[tuple[int, int]]) -> Expr:
     """A vector whose element i is lane picks[i][1] of sources[picks[i][0]] (`width` lanes each).
 

@@ -13,7 +13,7 @@ from tvm import tirx as tir
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T  # noqa: N812
 
-from compiler.kernels.builder import i32, let, local, serial, when
+from compiler.kernels.builder import i32, inside, let, local, serial, when
 from compiler.kernels.isa import Expr, Isa
 from compiler.kernels.kernel import Context, Kernel
 from compiler.kernels.rows import Layout, Rows
@@ -141,7 +141,7 @@ class Chain:
         if rows.layout.left or rows.layout.right:
             with serial(count) as i:
                 y = let(first + i)
-                with when(tir.all(y >= 0, y < rows.layout.height)):
+                with when(inside(y, rows.layout.height)):
                     rows.fill_sides(rows.slot(y))
         if rows.ring and (rows.layout.top or rows.layout.bottom):
             rows.pad_outside(first, count)

@@ -18,7 +18,6 @@ from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
-from tvm import tirx as tir
 from tvm.tirx.script import builder as T  # noqa: N812
 
 from compiler.kernels import epilogue
@@ -26,6 +25,7 @@ from compiler.kernels.blocks import BlockKernel, word_elements, word_name
 from compiler.kernels.builder import (
     cast,
     i32,
+    inside,
     lanes,
     let,
     local,
@@ -85,7 +85,7 @@ class Depthwise(BlockKernel):
         (top, _, _, _), (sh, _), (dh, _) = self.conv.pads, self.conv.strides, self.conv.dilations
         with serial(rows) as i:
             y = let(first + i)
-            with when(tir.all(y >= 0, y < self.height)):
+            with when(inside(y, self.height)):
                 with serial(kh) as r:
                     store(context.scratch["slots"], source.slot(y * sh - top + r * dh), [r])
                 self.blocks(context, y, lambda x: self._accumulate(context, x))

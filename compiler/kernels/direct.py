@@ -27,6 +27,7 @@ from compiler.kernels.blocks import BlockKernel, word_elements, word_name
 from compiler.kernels.builder import (
     cast,
     i32,
+    inside,
     lanes,
     let,
     local,
@@ -160,13 +161,12 @@ class Direct(BlockKernel):
         """See `Kernel.emit`."""
         source = context.rows[self.conv.input]
         top = let(first * self.conv.strides[0] - self.conv.pads[0])
-        inside = tir.all(first + rows > 0, first < self.height)
-        with when(inside):
+        with when(tir.all(first + rows > 0, first < self.height)):
             if not self.isa.bytes_dot:
                 self._widen(source, context.scratch["wide"], top, self._reach(rows))
             with serial(rows) as i:
                 y = let(first + i)
-                with when(tir.all(y >= 0, y < self.height)):
+                with when(inside(y, self.height)):
                     self._row(context, source, top, i, y)
 
     def _widen(self, source: Rows, wide: Expr, top: Expr, count: int) -> None:

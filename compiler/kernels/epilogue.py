@@ -110,6 +110,11 @@ class Epilogue:
         return 4 if self.out.kind == "float32" else 1
 
     @property
+    def whole(self) -> int:
+        """Output elements of a whole vector."""
+        return 4 * self.isa.lanes // self.element_bytes
+
+    @property
     def line(self) -> int:
         """The fewest pixels whose segments are whole cache lines."""
         size = self.element_bytes * len(self.parts[0].channels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 from tvm.tirx.script import builder as T  # noqa: N812
 
@@ -39,27 +40,23 @@ class Values:
 
     def value(self) -> stores.Value:
         """The values by vector and pixel, each emitted where it is first asked for."""
-        values: dict[tuple[int, int], Expr] = {}
         rows = {name: r.slot(self.y) for name, r in self.residuals.items()}
 
+        @cache
         def value(v: int, p: int) -> Expr:
-            if (v, p) not in values:
-                acc, x = self.acc(v, p), self.x + p
-                values[v, p] = _value(self.e, acc, v, self.constants, self.residuals, rows, x)
-            return values[v, p]
+            acc, x = self.acc(v, p), self.x + p
+            return _value(self.e, acc, v, self.constants, self.residuals, rows, x)
 
         return value
 
     def source(self, runs: list[range]) -> stores.Source:
         """The same by vector and run of pixels; bytes are packed."""
         value = self.value()
-        made: dict[tuple[int, int], Expr] = {}
 
+        @cache
         def source(v: int, s: int) -> Expr:
-            if (v, s) not in made:
-                part = [value(v, p) for p in runs[s]]
-                made[v, s] = part[0] if self.e.out.kind == "float32" else stores.pack(self.e, part)
-            return made[v, s]
+            part = [value(v, p) for p in runs[s]]
+            return part[0] if self.e.out.kind == "float32" else stores.pack(self.e, part)
 
         return source
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from tvm import tirx as tir
 from tvm.tirx.script import builder as T  # noqa: N812
 
 from calib.qparams import F32, I8, INT8_MAX, INT8_MIN, QParams, round_clamp
@@ -15,6 +14,7 @@ from compiler.kernels.builder import (
     cast,
     clamp,
     i32,
+    inside,
     lanes,
     let,
     power_of_two_runs,
@@ -52,7 +52,7 @@ class RowKernel:
         """See `Kernel.emit`."""
         with serial(rows) as i:
             y = let(first + i)
-            with when(tir.all(y >= 0, y < self.height)):
+            with when(inside(y, self.height)):
                 self.row(context, y)
 
     def row(self, context: Context, y: Expr) -> None:

@@ -10,13 +10,12 @@ one group of vectors and end in another while `half` still fits the first-level 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 from math import lcm, prod
-
-from tvm import tirx as tir
 
 from compiler.kernels import epilogue, finish, linear, stores
 from compiler.kernels.algebra import Transform
-from compiler.kernels.builder import i32, lanes, let, local, serial, store, when
+from compiler.kernels.builder import i32, inside, lanes, let, local, serial, store, when
 from compiler.kernels.epilogue import Epilogue
 from compiler.kernels.isa import Expr
 from compiler.kernels.kernel import Context
@@ -80,7 +79,7 @@ class Outputs:
     def _gathered_shape(self, count: int) -> tuple[int, int, int, int]:
         """[i, tiles of one epilogue, vector, element] of so many groups of tiles."""
         turns = count * self.tiles // self.together
-        return self.t.m, turns, self.e.vectors, 4 * self.e.isa.lanes
+        return self.t.m, turns, self.e.vectors, self.e.whole
 
     @property
     def streams(self) -> bool:
@@ -117,16 +116,13 @@ class Outputs:
         m, turns = self.t.m, self.tiles // self.together
         with serial(turns) as turn:
             tile = let(turn * self.together)
-            with serial(m) as i, when(self._inside(y + i)):
+            with serial(m) as i, when(inside(y + i, self.height)):
                 values = self._values(context, group, tile, i, let(y + i), let(x + tile * m))
                 if self.gathered:
                     place = let(index % self.gathered * turns + turn)
                     self._gather(values, context.scratch["bytes"], i, place, group)
                 else:
                     finish.emit(values, m * self.together, self._target(context), group)
-
-    def _inside(self, y: Expr) -> Expr:
-        return tir.all(y >= 0, y < self.height)
 
     def _target(self, context: Context) -> Output:
         return replace(context.output, streaming=self.streams)
@@ -137,15 +133,15 @@ class Outputs:
         """The values of row i of some tiles from tile `first` on, from (y, x)."""
         t, e = self.t, self.e
         half, whole = context.scratch["half"], lanes(i32(0), e.isa.lanes)
-        done: dict[tuple[int, int], list[Vector]] = {}
+
+        @cache
+        def row(v: int, tile: int) -> list[Vector]:
+            index = (first + tile) * len(group) + (v - group.start)
+            z = [let(half[index, i, j, whole]) for j in range(t.n)]
+            return linear.by_columns(t.AT, z, linear.modular(e.isa))
 
         def accumulator(v: int, p: int) -> Vector:
-            key = (v - group.start, p // t.m)
-            if key not in done:
-                index = (first + key[1]) * len(group) + key[0]
-                row = [let(half[index, i, j, whole]) for j in range(t.n)]
-                done[key] = linear.by_columns(t.AT, row, linear.modular(e.isa))
-            z = done[key][p % t.m]
+            z = row(v, p // t.m)[p % t.m]
             if self.paired:
                 here = lanes(i32(v * e.isa.lanes), e.isa.lanes)
                 z = e.isa.add(z, context.constants["rest"][i, p % t.m, here])
@@ -169,7 +165,7 @@ class Outputs:
         count = lcm(e.line, pixels) // pixels
         runs = [range(k * pixels, (k + 1) * pixels) for k in range(count)]
         steps, used = int(gathered.shape[1]) // count, lanes(i32(0), pixels * e.isa.lanes)
-        with serial(self.t.m) as i, when(self._inside(y + i)), serial(steps) as step:
+        with serial(self.t.m) as i, when(inside(y + i, self.height)), serial(steps) as step:
             stores.segments(
                 e,
                 lambda v, s: gathered[i, step * count + s, v, used],

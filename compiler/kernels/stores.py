@@ -63,8 +63,8 @@ def pack(e: Epilogue, vectors: list[Expr]) -> Expr:
 
 def pixel_runs(e: Epilogue, pixels: int) -> list[range]:
     """The pixels whose values of one vector of channels fit a vector: several of bytes."""
-    most = 1 if e.out.kind == "float32" else 4
-    return [range(p, p + count) for p, count in power_of_two_runs(pixels, most)]
+    runs = power_of_two_runs(pixels, e.whole // e.isa.lanes)
+    return [range(p, p + count) for p, count in runs]
 
 
 def segments(
@@ -78,7 +78,6 @@ def segments(
 ) -> None:
     """Stores the segments that begin in `vectors`, each over all pixels of the `runs`."""
     n, lane = e.isa.lanes, 0
-    longest = n if e.out.kind == "float32" else 4 * n
     for part in e.parts:
         width = len(part.channels)
         if lane // n not in vectors:
@@ -90,7 +89,7 @@ def segments(
             for p in run
             for index in range(lane, lane + width)
         ]
-        for start, count in power_of_two_runs(len(where), longest):
+        for start, count in power_of_two_runs(len(where), e.whole):
             used = where[start : start + count]
             keys = sorted({key for key, _ in used})
             picks = [(keys.index(key), at) for key, at in used]
@@ -116,10 +115,10 @@ def _store_run(
         store(output.rows.buffer, vector, [output.rows.slot(row), index])
         return
     if e.out.kind == "float32":
-        at, whole = [0, part.plane, row, x * e.block + start], e.isa.lanes
+        at = [0, part.plane, row, x * e.block + start]
     else:
-        at, whole = [0, row, 0, x * len(part.channels) + start], 4 * e.isa.lanes
-    if output.streaming and count == whole:
+        at = [0, row, 0, x * len(part.channels) + start]
+    if output.streaming and count == e.whole:
         address = T.address_of(output.buffer[tuple(at)])
         T.evaluate(e.isa.stream(address, vector))
         if start == 0:

@@ -35,7 +35,7 @@ def test_its_instructions_have_the_vex_encoding() -> None:
     assert ["vpdpbusd" in kernel for kernel in kernels] == [True, True, False]
     assert kernels[-1].startswith("F(4x4")
     module = tvm.IRModule({chain.name: chain.function()})
-    code = assembly(compile_module(module, Host("avxvnni", 1)))
+    code = emitted(compile_module(module, Host("avxvnni", 1)), "s")
     for instruction in ("vpdpbusd", "vpdpwssd"):
         assert re.search(rf"{{vex}}\s+{instruction}\s.*%ymm", code)
     assert not re.search(r"(?<!{vex}\s)vpdp", code)
@@ -43,9 +43,10 @@ def test_its_instructions_have_the_vex_encoding() -> None:
     assert "{%k" not in code
 
 
-def assembly(compiled: object) -> str:
+def emitted(compiled: object, form: str) -> str:
+    """LLVM IR ("ll") or assembly ("s") of a compiled module."""
     modules = [compiled.mod, *compiled.mod.imports]  # type: ignore[attr-defined]
-    return "".join(m.inspect_source("s") for m in modules if m.kind == "llvm")
+    return "".join(m.inspect_source(form) for m in modules if m.kind == "llvm")
 
 
 def test_kernels_are_exact_under_an_emulator(tmp_path: Path) -> None:

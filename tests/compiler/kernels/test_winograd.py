@@ -19,7 +19,7 @@ from compiler.kernels.isa import ISAS
 from compiler.library import build_library, compile_module, load_library
 from compiler.lower import chains
 from compiler.network import Conv, Network, QuantizeInput, Residual, Tensor
-from tests.compiler.kernels.test_avx_vnni import assembly
+from tests.compiler.kernels.test_avx_vnni import emitted
 from tests.networks import LEAKY, Builder
 
 AVAILABLE = [isa for isa, features in FEATURES.items() if features <= cpu_features()]
@@ -184,17 +184,12 @@ def test_nothing_that_may_wrap_is_marked_nsw_or_nuw(isa: str) -> None:
     assert all(k.choice.startswith("F(4x4") for k in chain.kernels[1:])
     target = {"kind": "llvm", "mcpu": ISAS[isa].cpu, "opt-level": 0}
     compiled = tvm.compile(tvm.IRModule({chain.name: chain.function()}), target=target)
-    code = _llvm(compiled)
+    code = emitted(compiled, "ll")
     lanes = ISAS[isa].lanes
     arithmetic = re.findall(rf"= (?:add|sub|mul|shl)\b.*<{lanes} x i32>.*", code)
     assert len(arithmetic) > 50
     flagged = [line for line in arithmetic if "nsw" in line or "nuw" in line]
     assert not flagged
-
-
-def _llvm(compiled: object) -> str:
-    modules = [compiled.mod, *compiled.mod.imports]  # type: ignore[attr-defined]
-    return "".join(m.inspect_source("ll") for m in modules if m.kind == "llvm")
 
 
 def test_the_operations_of_every_instruction_set_may_wrap() -> None:
@@ -246,7 +241,8 @@ def test_whole_vectors_bypass_the_caches(
     b.depth_to_space(6)
     host = Host("avx2", 1)
     (chain,) = chains(b.network(kind), (5, 192), host)
-    code = assembly(compile_module(tvm.IRModule({chain.name: chain.function()}), host))
+    compiled = compile_module(tvm.IRModule({chain.name: chain.function()}), host)
+    code = emitted(compiled, "s")
     assert code.count("vmovntps") == 108  # 8 pixels of 18 rows of floats, 32 of 6 rows of bytes
     assert code.count("prefetchnta") == rows
 
